@@ -1,0 +1,1 @@
+"""Watches Qwen3FineTune resources and brings them to a trained adapter."""

@@ -1,0 +1,42 @@
+"""Mount points, file names, ports and environment names that both halves rely on."""
+
+from pathlib import PurePosixPath
+
+CONFIG_DIR = PurePosixPath("/config")
+"""Where the ConfigMap is mounted."""
+PREPARE_FILE = "prepare.json"
+RUN_FILE = "run.json"
+
+CACHE_DIR = PurePosixPath("/cache")
+"""Shared between runs: models, token caches, compiled kernels. Content-addressed; safe to share."""
+INPUTS_DIR = PurePosixPath("/inputs")
+"""Read-only volume of the user's own models and datasets."""
+OUTPUT_DIR = PurePosixPath("/output")
+"""The run's own results; a run writes below OUTPUT_DIR/<run name> alone."""
+
+CHECKPOINTS = "checkpoints"
+"""Below a run's output folder: one folder `step-00000500` per complete checkpoint."""
+ADAPTER = "adapter"
+MERGED_MODEL = "merged"
+FULL_MODEL = "model"
+ATTEMPTS = "attempts"
+"""Below a run's output folder: one folder per attempt, with what is worth keeping of it (losses, stacks)."""
+LOSSES_FILE = "losses.jsonl"
+"""In an attempt folder: a line per step {"step", "loss", "grad_norm", "learning_rate", "tokens"} at full precision."""
+
+PROGRESS_PORT = 29501
+"""Rank 0 serves /progress and /metrics here in a pod."""
+RENDEZVOUS_PORT = 29500
+"""torchrun's default, fixed so that a NetworkPolicy can name it."""
+
+TERMINATION_FILE_ENV = "FINETUNE_TERMINATION_FILE"
+"""Where an Outcome is written; in a pod /dev/termination-log."""
+PROGRESS_PORT_FILE_ENV = "FINETUNE_PROGRESS_PORT_FILE"
+"""If set, rank 0 writes the port it serves on into this file: how a laptop finds a port that was picked at random."""
+HUB_TOKEN_ENV = "FINETUNE_HUB_TOKEN"  # noqa: S105 - the name of a variable
+"""Token for a gated model or dataset; set in the preparation's pod alone."""
+
+
+def checkpoint_name(step: int) -> str:
+    """Folder name of the checkpoint taken after `step` steps; sorts by step."""
+    return f"step-{step:08d}"

@@ -1,0 +1,216 @@
+"""What the trainer answers: progress while it runs, an outcome when it ends, an exit code always.
+
+Outcomes travel as the container's termination message, which Kubernetes cuts at 4,096 bytes: every text and list here
+is bounded, and `to_message` drops detail until it fits.
+"""
+
+from enum import IntEnum, StrEnum
+from typing import Literal
+
+from pydantic import Field
+
+from finetune_contract.base import CONTRACT_VERSION, ContractModel
+
+TERMINATION_MESSAGE_BYTES = 4096
+"""Kubernetes' own limit for one container's termination message."""
+
+
+class ExitCode(IntEnum):
+    """Exit codes of the trainer's processes and pods. 1-2 are left to the interpreter, 128+n to signals."""
+
+    DONE = 0
+    UNEXPECTED = 1
+    """An exception nobody foresaw: a bug of ours or of a library."""
+    USER_ERROR = 64
+    """The run cannot work as written: bad rows, missing model, bad target, disk full. Retrying is useless."""
+    OUT_OF_MEMORY = 65
+    """The GPU's memory did not suffice."""
+    NOT_A_NUMBER = 66
+    """Loss or gradient norm was not finite."""
+    INFRASTRUCTURE = 67
+    """Communication or hardware failed; the same run may work elsewhere."""
+    PREEMPTED = 75
+    """SIGTERM was answered by a saved checkpoint (EX_TEMPFAIL of sysexits.h: try again later)."""
+
+
+class Stage(StrEnum):
+    """What the trainer is doing."""
+
+    LOADING = "Loading"
+    TRAINING = "Training"
+    EVALUATING = "Evaluating"
+    SAVING = "Saving"
+    EXPORTING = "Exporting"
+    DONE = "Done"
+
+
+class CheckpointReport(ContractModel):
+    """A complete checkpoint on the output volume."""
+
+    step: int
+    path: str
+    bytes: int
+    seconds: float
+    """How long the save took."""
+
+
+class Progress(ContractModel):
+    """A snapshot of a running attempt, as rank 0 serves it at `/progress`."""
+
+    version: Literal[1] = CONTRACT_VERSION  # type: ignore[assignment]
+    attempt: int
+    stage: Stage
+    step: int = Field(ge=0)
+    """Optimizer steps done since the run began, earlier attempts included."""
+    total_steps: int = Field(ge=1)
+    epoch: float = Field(ge=0)
+    loss: float | None = None
+    """Of the last step: mean over its supervised tokens. None before the first step."""
+    validation_loss: float | None = None
+    learning_rate: float | None = None
+    grad_norm: float | None = None
+    tokens_per_second: float | None = None
+    """Real (non-padding) tokens of all ranks per second, over the last steps."""
+    step_seconds: float | None = None
+    """Median over the last steps."""
+    eta_seconds: float | None = None
+    peak_memory_bytes: int | None = None
+    """Largest over the ranks, as the accelerator's allocator saw it; host memory on a CPU."""
+    resumed_from_step: int | None = None
+    """Step of the checkpoint this attempt began with; None: it began at the base model."""
+    checkpoint: CheckpointReport | None = None
+    """The newest complete one."""
+    updated_at: float
+    """Unix seconds of the last step or stage change, by the trainer's clock."""
+
+
+class Failure(ContractModel):
+    """Why a process ended badly, in words for the person who wrote the run."""
+
+    exit_code: ExitCode
+    reason: str = Field(max_length=64)
+    """CamelCase, for conditions: `BadRows`, `ModelNotFound`, `OutOfMemory`."""
+    message: str = Field(max_length=2000)
+    """Field, value seen, values allowed, remedy."""
+    details: tuple[str, ...] = Field(default=(), max_length=20)
+    """Line numbers and the like, most telling first."""
+    rank: int | None = None
+    step: int | None = None
+    peak_memory_bytes: int | None = None
+    """For OUT_OF_MEMORY: what was held."""
+    requested_bytes: int | None = None
+    """For OUT_OF_MEMORY: what was asked for on top."""
+
+
+class Artifact(ContractModel):
+    """Something a run leaves behind."""
+
+    kind: Literal["Adapter", "MergedModel", "Model"]
+    path: str
+    """Absolute path in the trainer's file system."""
+    digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
+    """Over the sorted names and digests of the folder's files."""
+    bytes: int
+
+
+class TrainingResult(ContractModel):
+    """What a finished run achieved."""
+
+    steps: int
+    final_loss: float
+    validation_loss: float | None
+    trained_tokens: int
+    """Real tokens that went through the model, all attempts together."""
+    artifacts: tuple[Artifact, ...] = Field(max_length=4)
+
+
+class Outcome(ContractModel):
+    """How an attempt ended: exactly one of result, failure, or a preemption that left a checkpoint."""
+
+    version: Literal[1] = CONTRACT_VERSION  # type: ignore[assignment]
+    exit_code: ExitCode
+    result: TrainingResult | None = None
+    """Present exactly when `exit_code` is DONE."""
+    failure: Failure | None = None
+    """Present exactly when `exit_code` is neither DONE nor PREEMPTED."""
+    checkpoint: CheckpointReport | None = None
+    """The newest complete checkpoint when the attempt ended."""
+    step: int | None = None
+    """Last step done."""
+
+    def to_message(self) -> str:
+        """This outcome as JSON of at most TERMINATION_MESSAGE_BYTES bytes."""
+        return _fitted(self)
+
+
+class ModelFacts(ContractModel):
+    """The shape of a decoder model, as its config.json tells it; all that the memory estimate needs."""
+
+    hidden_size: int
+    intermediate_size: int
+    num_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int
+    head_dim: int
+    vocab_size: int
+    tied_embeddings: bool
+
+
+class DatasetReport(ContractModel):
+    """What the preparation found in the dataset."""
+
+    rows: int
+    """Training rows kept."""
+    validation_rows: int
+    sequences: int
+    """What a step's batch counts: packed sequences with packing, else rows."""
+    tokens: int
+    """Training tokens of one epoch."""
+    supervised_tokens: int
+    """Of these, tokens that carry loss."""
+    length_p50: int
+    length_p95: int
+    length_max: int
+    """Row lengths in tokens, before truncation."""
+    longest_sequence: int
+    """In tokens, after packing and truncation: what the memory estimate counts with."""
+    truncated_rows: int
+    dropped_rows: int
+    think_blocks: int
+    """Assistant turns with reasoning of their own."""
+    packing_efficiency: float
+    """Tokens / (sequences x max_tokens) with packing; 1.0 without."""
+    digest: str
+    """Key of the token cache: content, tokenizer, template and options."""
+
+
+class PrepareOutcome(ContractModel):
+    """How the preparation ended: exactly one of (model, dataset) or failure."""
+
+    version: Literal[1] = CONTRACT_VERSION  # type: ignore[assignment]
+    exit_code: ExitCode
+    model: ModelFacts | None = None
+    model_dir: str | None = None
+    """Absolute path of the prepared model in the cache volume."""
+    model_revision: str | None = None
+    """The commit that a hub resolved the revision to; None for a volume."""
+    dataset: DatasetReport | None = None
+    tokens_dir: str | None = None
+    failure: Failure | None = None
+
+    def to_message(self) -> str:
+        """This outcome as JSON of at most TERMINATION_MESSAGE_BYTES bytes."""
+        return _fitted(self)
+
+
+def _fitted(outcome: Outcome | PrepareOutcome) -> str:
+    text = outcome.model_dump_json(exclude_none=True)
+    if len(text.encode()) <= TERMINATION_MESSAGE_BYTES or outcome.failure is None:
+        assert len(text.encode()) <= TERMINATION_MESSAGE_BYTES, "only a failure's texts can be long"
+        return text
+    failure = outcome.failure
+    if failure.details:
+        shorter = failure.model_copy(update={"details": failure.details[:-1]})
+    else:
+        shorter = failure.model_copy(update={"message": failure.message[: len(failure.message) * 3 // 4]})
+    return _fitted(outcome.model_copy(update={"failure": shorter}))
