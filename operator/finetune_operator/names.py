@@ -1,0 +1,58 @@
+"""Every name and label that the operator gives, from the run's name alone: two passes name the same things."""
+
+from finetune_operator.resource import GROUP
+
+MANAGER = "qwen3-finetune-operator"
+"""Field manager of server-side apply, and the value of app.kubernetes.io/managed-by."""
+
+RUN_LABEL = f"{GROUP}/run"
+ATTEMPT_LABEL = f"{GROUP}/attempt"
+ROLE_LABEL = f"{GROUP}/role"
+
+PREPARE_ROLE = "prepare"
+WORKER_ROLE = "worker"
+
+
+def prepare_job(run: str) -> str:
+    """The Job that prepares model and data."""
+    return f"{run}-prepare"
+
+
+def attempt_job(run: str, attempt: int) -> str:
+    """The Indexed Job of one attempt; its pods' host names are `<this>-<node rank>`."""
+    return f"{run}-r{attempt}"
+
+
+def workers_service(run: str) -> str:
+    """The headless Service that gives the workers of every attempt their DNS names."""
+    return f"{run}-workers"
+
+
+def config_map(run: str, digest: str) -> str:
+    """The immutable ConfigMap whose content has this digest."""
+    return f"{run}-config-{digest[:10]}"
+
+
+def cache_claim(run: str) -> str:
+    """The cache volume that a run gets when it names none."""
+    return f"{run}-cache"
+
+
+def output_claim(run: str) -> str:
+    """The output volume that a run gets when it names none."""
+    return f"{run}-output"
+
+
+def run_labels(run: str, role: str | None = None, attempt: int | None = None) -> dict[str, str]:
+    """Labels of everything that belongs to a run."""
+    labels = {
+        "app.kubernetes.io/name": "qwen3-finetune",
+        "app.kubernetes.io/managed-by": MANAGER,
+        "app.kubernetes.io/component": role or "run",
+        RUN_LABEL: run,
+    }
+    if role is not None:
+        labels[ROLE_LABEL] = role
+    if attempt is not None:
+        labels[ATTEMPT_LABEL] = str(attempt)
+    return labels

@@ -1,0 +1,117 @@
+"""The whole resource, and the parser that every body passes through."""
+
+from enum import StrEnum
+from typing import Annotated, Any, ClassVar, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic.alias_generators import to_camel
+
+from finetune_operator.resource.base import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, ResourceModel, Rule
+from finetune_operator.resource.inputs import Dataset, Model
+from finetune_operator.resource.parallelism import Parallelism
+from finetune_operator.resource.platform import Recovery, Resources, Scheduling, Storage, Tracking
+from finetune_operator.resource.training import Checkpoint, Method, Output, Training
+
+
+class Mode(StrEnum):
+    """Run it, or only work out and report what would run."""
+
+    RUN = "Run"
+    PLAN = "Plan"
+
+
+class Spec(ResourceModel):
+    """What the user wants. Only model and dataset are required."""
+
+    model: Model
+    dataset: Dataset
+    method: Method = Method()
+    training: Training = Training()
+    parallelism: Parallelism = Parallelism()
+    checkpoint: Checkpoint = Checkpoint()
+    output: Output = Output()
+    storage: Storage = Storage()
+    tracking: Tracking = Tracking()
+    scheduling: Scheduling = Scheduling()
+    recovery: Recovery = Recovery()
+    resources: Resources = Resources()
+    suspend: bool = False
+    """true: save and stop, and give the GPUs back; false: go on from there."""
+    mode: Mode = Mode.RUN
+    """Plan: prepare the data, work everything out, report it in status, take no GPU."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.parallelism.nodes * self.parallelism.gpusPerNode <= self.training.globalBatch.samples"
+            " && self.training.globalBatch.samples % (self.parallelism.nodes * self.parallelism.gpusPerNode) == 0",
+            "training.globalBatch.samples must be a multiple of parallelism.nodes x parallelism.gpusPerNode",
+            ".training.globalBatch.samples",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _batch_is_whole(self) -> Self:
+        samples, world_size = self.training.global_batch.samples, self.parallelism.world_size
+        if samples % world_size:
+            lower, upper = samples // world_size * world_size, -(-samples // world_size) * world_size
+            legal = f"{lower} or {upper}" if lower else str(upper)
+            raise ValueError(
+                f"training.globalBatch.samples: {samples} cannot be shared by {self.parallelism.nodes} nodes x "
+                f"{self.parallelism.gpus_per_node} GPUs = {world_size} ranks; use {legal}, or another number of GPUs"
+            )
+        return self
+
+
+class Metadata(BaseModel):
+    """The part of an object's metadata that decisions rest on."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, frozen=True, extra="ignore")
+
+    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=MAX_NAME_LENGTH)]
+    namespace: str = "default"
+    uid: str = ""
+    generation: int = 1
+    creation_timestamp: str | None = None
+    deletion_timestamp: str | None = None
+
+
+class Qwen3FineTune(BaseModel):
+    """A whole resource, its status left raw: `status.Status` reads that."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, frozen=True, extra="forbid")
+
+    api_version: str = Field(default=f"{GROUP}/{VERSION}", pattern=f"^{GROUP}/{VERSION}$")
+    kind: str = Field(default=KIND, pattern=f"^{KIND}$")
+    metadata: Metadata
+    spec: Spec
+    status: dict[str, Any] = {}
+
+
+class InvalidResourceError(ValueError):
+    """A resource that cannot be understood; one line per mistake, each with the field's path."""
+
+    def __init__(self, problems: tuple[str, ...]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+def parse_resource(body: dict[str, Any]) -> Qwen3FineTune:
+    """The resource in `body`. Raises InvalidResourceError that names every mistake at once."""
+    try:
+        return Qwen3FineTune.model_validate(body)
+    except ValidationError as error:
+        raise InvalidResourceError(tuple(_problem(item) for item in error.errors(include_url=False))) from None
+
+
+def _problem(item: Any) -> str:
+    path = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        return f"{path}: unknown field; see `kubectl explain {PLURAL}.{_parent(path)}` for the known ones"
+    message = str(item["msg"]).removeprefix("Value error, ")
+    seen = item.get("input")
+    shown = f", and it is {seen!r}" if isinstance(seen, str | int | float) and item["type"] != "value_error" else ""
+    return f"{path}: {message}{shown}"
+
+
+def _parent(path: str) -> str:
+    return path.rpartition(".")[0] or "spec"

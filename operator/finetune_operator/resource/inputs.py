@@ -1,0 +1,133 @@
+"""What a run starts from: the model and the dataset."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from finetune_operator.resource.base import HubId, RelativePath, ResourceModel, Rule, SecretKeyRef
+
+
+class Source(StrEnum):
+    """Where something is fetched from."""
+
+    MODEL_SCOPE = "ModelScope"
+    HUGGING_FACE = "HuggingFace"
+    VOLUME = "Volume"
+
+
+class Model(ResourceModel):
+    """The model to start from."""
+
+    id: HubId | None = None
+    """Repository on the hub, such as `Qwen/Qwen3-8B`."""
+    source: Source = Source.HUGGING_FACE
+    revision: Annotated[str, StringConstraints(pattern=r"^[\w./-]+$", max_length=100)] | None = None
+    """Branch, tag or commit on the hub; default: `main` on Hugging Face, `master` on ModelScope."""
+    path: RelativePath | None = None
+    """With source Volume: folder below the inputs volume (or, without one, the cache volume)."""
+    token_secret: SecretKeyRef | None = None
+    """Token for a gated or private repository."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.source == 'Volume' ? has(self.path) && !has(self.id) : has(self.id) && !has(self.path)",
+            "source Volume takes `path`, the hubs take `id`: give exactly the one that fits",
+        ),
+        Rule(
+            "self.source != 'Volume' || (!has(self.revision) && !has(self.tokenSecret))",
+            "revision and tokenSecret belong to a hub; remove them for source Volume",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _source_fits(self) -> Self:
+        _check_source(self.source, id_=self.id, path=self.path)
+        if self.source is Source.VOLUME and (self.revision or self.token_secret):
+            raise ValueError("revision and tokenSecret belong to a hub; remove them for source Volume")
+        return self
+
+
+class Format(StrEnum):
+    """How a row of the dataset is laid out."""
+
+    AUTO = "Auto"
+    ALPACA = "Alpaca"
+    MESSAGES = "Messages"
+
+
+class Overlong(StrEnum):
+    """What happens to a row that renders to more than maxTokens tokens."""
+
+    TRUNCATE = "Truncate"
+    DROP = "Drop"
+    REFUSE = "Refuse"
+
+
+class Thinking(StrEnum):
+    """What happens to think blocks in assistant turns."""
+
+    AUTO = "Auto"
+    KEEP = "Keep"
+    STRIP = "Strip"
+
+
+class Validation(ResourceModel):
+    """Rows held out of training to measure the loss on."""
+
+    fraction: float = Field(default=0.0, ge=0, le=0.5)
+    """Share of the rows, chosen by the seed; 0: none."""
+
+
+class Dataset(ResourceModel):
+    """The conversations to learn from."""
+
+    source: Source = Source.VOLUME
+    path: RelativePath | None = None
+    """With source Volume: file below the inputs volume (or, without one, the cache volume)."""
+    id: HubId | None = None
+    """With a hub: the dataset repository."""
+    revision: Annotated[str, StringConstraints(pattern=r"^[\w./-]+$", max_length=100)] | None = None
+    file: RelativePath | None = None
+    """With a hub: the JSON or JSON-lines file in the repository."""
+    token_secret: SecretKeyRef | None = None
+    format: Format = Format.AUTO
+    """Auto finds it by the column names."""
+    max_tokens: int = Field(default=4096, ge=16, le=131072)
+    """Longest sequence in tokens; with packing, the length of a packed sequence."""
+    overlong: Overlong = Overlong.TRUNCATE
+    packing: bool = True
+    """Lay several conversations side by side in one sequence; they never see one another."""
+    validation: Validation = Validation()
+    thinking: Thinking = Thinking.AUTO
+    system_prompt: Annotated[str, StringConstraints(max_length=8192)] | None = None
+    """Put before conversations that bring no system message of their own."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "self.source == 'Volume' ? has(self.path) && !has(self.id) : has(self.id) && !has(self.path)",
+            "a dataset has one source: `path` with source Volume, or `id` with a hub",
+        ),
+        Rule(
+            "self.source == 'Volume' ? !has(self.file) && !has(self.revision) && !has(self.tokenSecret)"
+            " : has(self.file)",
+            "`file` names the file in a hub's repository (required there); file, revision and tokenSecret"
+            " do not go with source Volume",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _source_fits(self) -> Self:
+        _check_source(self.source, id_=self.id, path=self.path)
+        if self.source is Source.VOLUME and (self.file or self.revision or self.token_secret):
+            raise ValueError("file, revision and tokenSecret belong to a hub; remove them for source Volume")
+        if self.source is not Source.VOLUME and not self.file:
+            raise ValueError(f"source {self.source} needs `file`: the JSON or JSON-lines file in the repository")
+        return self
+
+
+def _check_source(source: Source, *, id_: str | None, path: str | None) -> None:
+    if source is Source.VOLUME and (path is None or id_ is not None):
+        raise ValueError(f"source Volume takes `path` and no `id`, and path is {path!r}, id is {id_!r}")
+    if source is not Source.VOLUME and (id_ is None or path is not None):
+        raise ValueError(f"source {source} takes `id` and no `path`, and id is {id_!r}, path is {path!r}")

@@ -1,0 +1,135 @@
+"""What the run asks of the cluster: volumes, trackers, placement, recovery, GPUs."""
+
+from enum import StrEnum
+from typing import Annotated, ClassVar, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from finetune_operator.resource.base import LabelKey, LabelValue, Name, Quantity, ResourceModel, Rule, SecretKeyRef
+
+
+class ClaimRef(ResourceModel):
+    """A PersistentVolumeClaim in the run's namespace."""
+
+    claim_name: Name
+
+
+class CacheStorage(ResourceModel):
+    """Volume for models and tokenized data, shared between runs."""
+
+    claim_name: Name | None = None
+    """An existing claim; without it the run gets a claim of its own, deleted with the run."""
+    size: Quantity = "100Gi"
+    """Of the claim that is created."""
+    storage_class: Name | None = None
+
+
+class Retention(StrEnum):
+    """What happens to the created output claim when the run is deleted."""
+
+    RETAIN = "Retain"
+    DELETE = "Delete"
+
+
+class OutputStorage(ResourceModel):
+    """Volume for checkpoints and results."""
+
+    claim_name: Name | None = None
+    """An existing claim; the run writes below a folder of its own name. Never deleted."""
+    size: Quantity = "50Gi"
+    storage_class: Name | None = None
+    on_delete: Retention = Retention.RETAIN
+
+
+class Storage(ResourceModel):
+    """The volumes of a run."""
+
+    inputs: ClaimRef | None = None
+    """Read-only volume that Volume sources are read from; default: the cache volume."""
+    cache: CacheStorage = CacheStorage()
+    output: OutputStorage = OutputStorage()
+
+
+class SwanLab(ResourceModel):
+    """Metrics to SwanLab besides the Prometheus endpoint."""
+
+    project: Annotated[str, StringConstraints(pattern=r"^[\w.+-]+$", max_length=100)]
+    workspace: Annotated[str, StringConstraints(pattern=r"^[\w.-]+$", max_length=100)] | None = None
+    host: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$", max_length=300)] | None = None
+    """Base URL of a self-hosted SwanLab."""
+    api_key_secret: SecretKeyRef | None = None
+    """Without a key the run is tracked offline, into the output volume."""
+
+
+class Tracking(ResourceModel):
+    """Where metrics go."""
+
+    swanlab: SwanLab | None = None
+
+
+class TolerationOperator(StrEnum):
+    """How a toleration matches a taint."""
+
+    EXISTS = "Exists"
+    EQUAL = "Equal"
+
+
+class TaintEffect(StrEnum):
+    """Which effect of a taint is tolerated."""
+
+    NO_SCHEDULE = "NoSchedule"
+    PREFER_NO_SCHEDULE = "PreferNoSchedule"
+    NO_EXECUTE = "NoExecute"
+
+
+class Toleration(ResourceModel):
+    """A taint that the training pods may sit beside, as in a Pod."""
+
+    key: LabelKey
+    operator: TolerationOperator = TolerationOperator.EXISTS
+    value: LabelValue | None = None
+    effect: TaintEffect | None = None
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule("self.operator == 'Equal' || !has(self.value)", "a toleration's value goes with operator Equal", ".value"),
+    )
+
+    @model_validator(mode="after")
+    def _value_fits(self) -> Self:
+        if self.value is not None and self.operator is not TolerationOperator.EQUAL:
+            raise ValueError("a toleration's value goes with operator Equal")
+        return self
+
+
+class Scheduling(ResourceModel):
+    """Where and when the pods run."""
+
+    priority_class: Name | None = None
+    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = Field(default_factory=dict)
+    tolerations: Annotated[tuple["Toleration", ...], Field(max_length=16)] = ()
+    pre_running_deadline_seconds: int | None = Field(default=None, ge=60, le=2_592_000)
+    """Give up when no step was done this long after the run was created (suspended time not counted)."""
+    ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=31_536_000)
+    """Delete the finished resource after this long; default: keep it."""
+
+
+class Recovery(ResourceModel):
+    """What happens after a failed attempt."""
+
+    max_restarts: int = Field(default=3, ge=0, le=100)
+    """New attempts after failures that may pass; preemption and drained nodes do not count."""
+    hang_timeout_seconds: int = Field(default=1800, ge=60, le=86400)
+    """An attempt that makes no progress for so long is ended and counts as failed."""
+
+
+class Resources(ResourceModel):
+    """What one GPU brings along, and which GPU it is."""
+
+    cpu_per_gpu: Quantity = "8"
+    memory_per_gpu: Quantity = "64Gi"
+    """Host memory, shared memory included."""
+    gpu_resource: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]+/[a-z0-9._-]+$", max_length=100)] = (
+        "nvidia.com/gpu"
+    )
+    gpu_memory: Quantity | None = None
+    """Of one GPU; default: the nodes' nvidia.com/gpu.memory labels, else fit is not checked and the status says so."""

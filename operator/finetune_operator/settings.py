@@ -1,0 +1,85 @@
+"""What the admin decides: the operator's own settings, parsed once at start from one file that the chart renders."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic.alias_generators import to_camel
+
+
+class SettingsModel(BaseModel):
+    """camelCase in the file; unknown keys are errors."""
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        validate_by_name=True,
+        validate_by_alias=True,
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+    )
+
+
+class Image(SettingsModel):
+    """The trainer image that every run uses; users cannot choose another."""
+
+    reference: str = "qwen3-finetune-trainer:0.1.0"
+    pull_policy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    pull_secrets: tuple[str, ...] = ()
+
+
+class Pods(SettingsModel):
+    """What the admin adds to every training pod."""
+
+    environment: dict[str, str] = Field(default_factory=dict)
+    """NCCL_SOCKET_IFNAME, NCCL_IB_HCA, HF_ENDPOINT and the like; they win over the operator's defaults."""
+    shared_memory: str = "8Gi"
+    """Size of the tmpfs at /dev/shm, per pod; it counts against the pod's memory, so the limit covers it."""
+    grace_seconds: int = Field(default=300, ge=30, le=3600)
+    """Between SIGTERM and SIGKILL; must cover one checkpoint."""
+    user_id: int = Field(default=65532, ge=1)
+    group_id: int = Field(default=65532, ge=1)
+    runtime_class_name: str | None = None
+    prepare_cpu: str = "2"
+    prepare_memory: str = "8Gi"
+    """Requests and limits of the preparation's pod."""
+
+
+class Limits(SettingsModel):
+    """What a run may ask for at most."""
+
+    max_nodes: int = Field(default=64, ge=1)
+    max_gpus_per_node: int = Field(default=8, ge=1)
+    priority_classes: tuple[str, ...] = ()
+    """Priority classes that runs may name."""
+
+
+class Settings(SettingsModel):
+    """Everything the admin decides."""
+
+    image: Image = Image()
+    pods: Pods = Pods()
+    limits: Limits = Limits()
+    namespaces: tuple[str, ...] = ()
+    """Namespaces to watch; empty: all."""
+    progress_interval_seconds: Annotated[float, Field(gt=0, le=300)] = 10
+    """How often rank 0 of a running attempt is asked, and at most how often its progress is written to status."""
+    stale_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 60
+    """Progress older than this is marked stale."""
+    resync_seconds: Annotated[float, Field(ge=5, le=3600)] = 60
+    """Every run is looked at this often even if no event came."""
+    fencing_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 60
+    """After a pod's own grace: how long until it is deleted by force so that the next attempt can start."""
+
+
+def load_settings(path: Path) -> Settings:
+    """The settings in the YAML file at `path`. Raises ValueError that names file, field and value."""
+    try:
+        return Settings.model_validate(yaml.safe_load(path.read_text()) or {})
+    except ValidationError as error:
+        lines = (
+            f"{path}: {'.'.join(map(str, item['loc']))}: {item['msg']}, and it is {item['input']!r}"
+            for item in error.errors(include_url=False)
+        )
+        raise ValueError("\n".join(lines)) from None
