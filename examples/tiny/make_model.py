@@ -2,9 +2,10 @@
 
     python examples/tiny/make_model.py DIR
 
-DIR then holds what a model folder from a hub holds: config.json, model.safetensors and a tokenizer. The architecture is
-Qwen3's own (grouped-query attention, q and k norms, tied embeddings as in Qwen3-0.6B), the tokenizer a small byte-level
-BPE trained on examples/huanhuan.json with Qwen3's special tokens and chat template. The same call writes the same bytes.
+DIR then holds what a model folder from a hub holds: config.json, model.safetensors and a tokenizer. The architecture
+is Qwen3's own (grouped-query attention, q and k norms, tied embeddings as in Qwen3-0.6B), the tokenizer a small
+byte-level BPE trained on examples/huanhuan.json with Qwen3's special tokens and chat template. The same call writes the
+same bytes.
 """
 
 import argparse
@@ -71,10 +72,10 @@ def tiny_config(vocab_size: int, *, hidden_size: int = 64, num_layers: int = 4) 
 def save_model(folder: Path, config: Qwen3Config) -> None:
     """Write config.json and model.safetensors with weights that depend on SEED alone."""
     torch.manual_seed(SEED)
-    model = Qwen3ForCausalLM(config).eval()
+    model = Qwen3ForCausalLM(config)
     with torch.no_grad():
         # At Qwen3's own 0.02 the tied head could not tell tokens apart, and adapters would have nothing to steer.
-        model.get_input_embeddings().weight.mul_(6.0)
+        model.model.embed_tokens.weight.mul_(6.0)
     model.save_pretrained(folder)
 
 

@@ -67,6 +67,8 @@ class Preparation:
     """The CPU-only preparation."""
 
     state: WorkerState
+    created_at: float
+    """Unix seconds; tells one try from the next."""
     is_being_deleted: bool = False
     waiting_reason: str | None = None
     waiting_message: str | None = None
@@ -97,6 +99,8 @@ class Observation:
     unbound_claims: tuple[ClaimState, ...] = ()
     missing_claims: tuple[str, ...] = ()
     """Claims that the spec names and that do not exist."""
+    output_claim: str | None = None
+    """The claim that the run's outputs lie on; None on a laptop."""
     gpu_memory_bytes: int | None = None
     """Of one GPU of the resource that the run asks for, by the smallest node; None: not known."""
 

@@ -1,8 +1,8 @@
 """The status of a run, as it stands in the resource: written once a pass, from observation alone.
 
-Three kinds of field live here. Durable records (`preparation`, `plan`, `attempts`, `start_time`) are facts that were
-seen once and whose witnesses may be gone later; they are only ever added to. `progress`, `checkpoint` and `observed_*`
-are the newest observation. `phase` and `conditions` are derived from both on every pass and never read back.
+Three kinds of field live here. Durable records (`preparation`, `plan`, `attempts`, `failure`, the times) are facts that
+were seen once and whose witnesses may be gone later; they are only ever added to. `progress` and `checkpoint` are the
+newest observation. `phase` and `conditions` are derived from both on every pass and never read back.
 """
 
 from enum import StrEnum
@@ -75,16 +75,22 @@ class Condition(StatusModel):
     type: ConditionType
     status: ConditionStatus
     reason: Annotated[str, StringConstraints(pattern=r"^[A-Za-z][A-Za-z0-9]*$", max_length=64)]
+    """CamelCase, for programs."""
     message: Message
+    """For people."""
     observed_generation: int
+    """Of the spec that this was said about."""
     last_transition_time: Timestamp
+    """When `status` changed last."""
 
 
 class MemoryComponent(StatusModel):
     """One line of the memory estimate, per GPU."""
 
     name: Line
+    """What takes it."""
     bytes: int
+    """How much."""
 
 
 class PlanStatus(StatusModel):
@@ -93,14 +99,21 @@ class PlanStatus(StatusModel):
     strategy: Line
     """`DDP`, `FSDP`, `DeepSpeed ZeRO-3, optimizer and parameters on CPU`."""
     nodes: int
+    """Pods, one per node."""
     gpus: int
+    """Ranks, one per GPU."""
     micro_batch: int
+    """Sequences per GPU in one forward pass."""
     accumulation_steps: int
+    """Forward passes per optimizer step."""
     global_batch: int
+    """Sequences per optimizer step: microBatch x accumulationSteps x gpus."""
     activation_checkpointing: Line
+    """Whether activations are recomputed in the backward pass."""
     total_steps: int | None = None
     """Known once the dataset is."""
     memory: Annotated[tuple[MemoryComponent, ...], Field(max_length=16)] = ()
+    """The memory estimate, line by line."""
     memory_bytes: int
     """Estimated peak per GPU: the sum of the components."""
     gpu_memory_bytes: int | None = None
@@ -115,64 +128,124 @@ class DatasetStatus(StatusModel):
     """What the preparation found; see `finetune_contract.DatasetReport`."""
 
     rows: int
+    """Training rows that were kept."""
     validation_rows: int
+    """Rows held out."""
     sequences: int
+    """What a step's batch counts: packed sequences with packing, else rows."""
     tokens: int
+    """Training tokens of one epoch."""
     supervised_tokens: int
+    """Of these, tokens that carry loss."""
     length_p50: int
+    """Median length of a row, in tokens, before truncation."""
     length_p95: int
+    """Length that 95 of 100 rows do not exceed."""
     length_max: int
+    """Length of the longest row."""
     longest_sequence: int
+    """In tokens, after packing and truncation: what the memory estimate counts with."""
     truncated_rows: int
+    """Rows that lost their end to maxTokens."""
     dropped_rows: int
+    """Rows left out: overlong, or without a supervised token."""
     think_blocks: int
+    """Assistant turns with reasoning of their own."""
     packing_efficiency: float
+    """Share of the packed sequences that is tokens."""
     digest: Line
+    """Key of the token cache: content, tokenizer, template and options."""
 
 
 class ModelStatus(StatusModel):
     """The model's shape and where it was prepared; see `finetune_contract.ModelFacts`."""
 
     revision: Line | None = None
+    """Commit that the hub resolved the revision to; absent for a volume."""
     hidden_size: int
+    """Width of the model."""
     intermediate_size: int
+    """Width of the feed-forward layers."""
     num_layers: int
+    """Decoder layers."""
     num_attention_heads: int
+    """Query heads."""
     num_key_value_heads: int
+    """Key and value heads."""
     head_dim: int
+    """Width of a head."""
     vocab_size: int
+    """Tokens that the model knows."""
     tied_embeddings: bool
+    """Whether input and output embeddings are one matrix."""
 
 
 class PreparationStatus(StatusModel):
     """Record of a finished preparation: what the attempts start from."""
 
     model_dir: Line
+    """Folder of the model in the cache volume."""
     tokens_dir: Line
+    """Folder of the token cache in the cache volume."""
     finished_at: Timestamp
+    """When it had ended."""
+
+
+class PreparationFailureStatus(StatusModel):
+    """Record of a preparation that ended badly."""
+
+    started_at: Timestamp
+    """When its Job was made."""
+    cause: Line
+    """A value of `failures.Cause`."""
+    message: Annotated[str, StringConstraints(max_length=1024)]
+    """What went wrong."""
+    decision: Line
+    """A value of `failures.Verdict`."""
+
+
+class FailureStatus(StatusModel):
+    """Why the run has failed for good: written once, with `completion_time`."""
+
+    reason: Annotated[str, StringConstraints(max_length=64)]
+    """CamelCase, as in the condition."""
+    message: Message
+    """What went wrong, and what to do about it."""
+    observed_generation: int
+    """If nothing had been started, a later generation is planned afresh."""
 
 
 class ProgressStatus(StatusModel):
     """The newest progress that rank 0 reported."""
 
     attempt: int
+    """Which attempt said so."""
     stage: Line
+    """What the trainer is doing."""
     step: int
+    """Optimizer steps done since the run began, earlier attempts included."""
     total_steps: int
+    """Optimizer steps in all."""
     percent: Line
     """`42%`, of the steps."""
     epoch: float
+    """Passes over the training rows so far."""
     loss: Line | None = None
     """Text, since a resource holds no float that every client prints alike."""
     validation_loss: Line | None = None
+    """Of the newest evaluation."""
     learning_rate: Line | None = None
+    """Of the last step."""
     tokens_per_second: int | None = None
+    """Real (non-padding) tokens of all ranks."""
     step_seconds: Line | None = None
+    """Median of the last steps."""
     eta: Line | None = None
     """`1h12m`."""
     peak_memory: Line | None = None
     """`53.9Gi`, largest over the GPUs."""
     updated_at: Timestamp
+    """When the trainer did its last step or changed its stage."""
     stale: bool = False
     """True when rank 0 has not been heard of for longer than the operator's limit: the figures above are old."""
 
@@ -181,63 +254,98 @@ class CheckpointStatus(StatusModel):
     """The newest complete checkpoint."""
 
     step: int
+    """Optimizer steps done when it was taken."""
     path: Line
+    """In the output volume."""
     bytes: int
+    """Its size."""
 
 
 class AttemptStatus(StatusModel):
     """Record of one attempt; `cause` and `decision` are there once it has ended."""
 
     number: int
+    """From 1 on."""
     started_at: Timestamp
+    """When its workers were made."""
+    running_since: Timestamp | None = None
+    """When every worker was first seen running."""
     ended_at: Timestamp | None = None
+    """When it was first seen to end, or was told to; its workers may live on until `decision` is there."""
     resumed_from_step: int | None = None
+    """Step of the checkpoint that it began with; absent: it began at the base model."""
     last_step: int | None = None
+    """The last step it is known to have done."""
     cause: Line | None = None
     """A value of `failures.Cause`."""
+    reason: Line | None = None
+    """The trainer's own word, where it had one: `BadRows`."""
     message: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    """What went wrong, in words."""
     decision: Line | None = None
     """A value of `failures.Verdict`."""
     exit_code: int | None = None
+    """Of the rank that failed first."""
     rank: int | None = None
+    """That failed first."""
     node: Line | None = None
+    """Of that rank."""
     steps_lost: int | None = None
+    """Steps done after the newest checkpoint, which have to be done again."""
 
 
 class ArtifactStatus(StatusModel):
     """What the run left behind."""
 
     kind: Line
+    """Adapter, MergedModel or Model."""
     path: Line
+    """Folder, in the trainer's file system."""
     claim: Line | None = None
     """The PersistentVolumeClaim that `path` lies on."""
     digest: Line
+    """Over the sorted names and digests of its files."""
     bytes: int
+    """Its size."""
 
 
 class Status(StatusModel):
     """The whole status; see the module's docstring for what is memory and what is derived."""
 
     observed_generation: int | None = None
+    """Of the spec that this status speaks of."""
     phase: Phase = Phase.PENDING
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
+    """What is true of the run; `Succeeded` sums up."""
     start_time: Timestamp | None = None
     """When the first object of the run was made; from then on the spec is fixed but for a few fields."""
+    suspended_since: Timestamp | None = None
+    """When the present suspension began; absent: not suspended."""
+    suspended_seconds: int = 0
+    """Earlier suspensions, added up; the deadline for the first step does not count them."""
     completion_time: Timestamp | None = None
+    """When the run had succeeded or failed for good."""
     plan: PlanStatus | None = None
     model: ModelStatus | None = None
     dataset: DatasetStatus | None = None
     preparation: PreparationStatus | None = None
+    preparation_failures: Annotated[tuple[PreparationFailureStatus, ...], Field(max_length=MAX_ATTEMPTS)] = ()
+    """Preparations that ended badly."""
     progress: ProgressStatus | None = None
     checkpoint: CheckpointStatus | None = None
     attempts: Annotated[tuple[AttemptStatus, ...], Field(max_length=MAX_ATTEMPTS)] = ()
+    """The newest attempts, oldest first."""
     restarts: int = 0
     """Attempts after the first, for whatever cause."""
     failures: int = 0
     """Of these, how many count against recovery.maxRestarts."""
     final_loss: Line | None = None
+    """Of the last step."""
     validation_loss: Line | None = None
+    """Of the last evaluation."""
     artifacts: Annotated[tuple[ArtifactStatus, ...], Field(max_length=4)] = ()
+    """What the run left behind."""
+    failure: FailureStatus | None = None
 
     def to_body(self) -> dict[str, Any]:
         """As it stands in the resource."""

@@ -1,4 +1,4 @@
-"""The addresses of every cluster of the harness. Control planes side by side share them; only a node makes them real."""
+"""The addresses of every cluster of the harness. Control planes may share them: only a node makes them real."""
 
 NODE = "172.31.255.1"  # on the loopback device, so that pods and host agree on it
 SERVICES = "10.96.0.0/16"

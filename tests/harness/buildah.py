@@ -35,7 +35,11 @@ def build(image: str, dockerfile: Path, context: Path, arguments: Sequence[str] 
 
 def push(image: str, layout: Path) -> None:
     """Writes the image into an OCI layout folder; blobs that are there already are not written again."""
-    run([*_buildah(), "push", "-q", "--disable-compression", "--format", "oci", image, f"oci:{layout}:{image}"])
+    driver, root, state, *options = _store()
+    place = f"[{driver}@{root}+{state}{':' if options else ''}{','.join(options)}]"
+    # Not `buildah push`, which would compress gigabytes only for the node to unpack them.
+    copy = ["skopeo", "--insecure-policy", "copy", "-q", "--format", "oci", "--dest-oci-accept-uncompressed-layers"]
+    run([*copy, f"containers-storage:{place}{image}", f"oci:{layout}:image"])
 
 
 def names() -> set[str]:
@@ -52,13 +56,19 @@ def remove(images: set[str]) -> None:
 
 
 def _buildah() -> list[str]:
+    driver, root, state, *options = _store()
+    settings = [word for option in options for word in ("--storage-opt", option)]
+    return ["buildah", "--storage-driver", driver, *settings, "--root", root, "--runroot", state]
+
+
+def _store() -> tuple[str, ...]:
+    """Driver, folder, folder of its state, and options of the store."""
     store = cache.home() / "images"
     store.mkdir(exist_ok=True)
     if requirements.overlay_works(cache.home()):
-        driver = ["--storage-driver", "overlay", "--storage-opt", "overlay.skip_mount_home=true"]
-    else:
-        driver = ["--storage-driver", "vfs"]
-    return ["buildah", *driver, "--root", f"{store}/{driver[1]}", "--runroot", f"{store}/run"]
+        # Else a mount of the store's folder would outlive the command.
+        return "overlay", f"{store}/overlay", f"{store}/run", "overlay.skip_mount_home=true"
+    return "vfs", f"{store}/vfs", f"{store}/run"
 
 
 def _machine() -> list[str]:

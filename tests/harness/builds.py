@@ -50,7 +50,7 @@ def build(name: str) -> Path:
 
 def module_folder(component: str, module: str) -> Path:
     """Where the source of a module lies that a component is built from (its manifests, for example)."""
-    lookup = [toolchain.go(), "list", "-m", "-f", "{{.Dir}}", module]
+    lookup: list[str | Path] = [toolchain.go(), "list", "-m", "-f", "{{.Dir}}", module]
     run([toolchain.go(), "mod", "download", module], cwd=toolchain.MODULES / component)
     return Path(run(lookup, cwd=toolchain.MODULES / component).strip())
 

@@ -25,7 +25,7 @@ class Authority:
     def create(self) -> None:
         """Makes the authority itself, and the key that signs the tokens of service accounts."""
         self.folder.mkdir(parents=True)
-        new = ["openssl", "req", "-x509", *_KEY, "-subj", "/CN=cluster-ca", "-days", _DAYS]
+        new: list[str | Path] = ["openssl", "req", "-x509", *_KEY, "-subj", "/CN=cluster-ca", "-days", _DAYS]
         run([*new, "-keyout", self.key, "-out", self.certificate])
         run(["openssl", "genrsa", "-out", self.token_key, "2048"])
 
@@ -41,7 +41,17 @@ class Authority:
         extensions = self.folder / f"{name}.ext"
         usage = "extendedKeyUsage=clientAuth,serverAuth\n"
         extensions.write_text(usage + (f"subjectAltName={alternatives}\n" if alternatives else ""))
-        sign = ["openssl", "x509", "-req", "-in", request, "-CA", self.certificate, "-CAkey", self.key]
+        sign: list[str | Path] = [
+            "openssl",
+            "x509",
+            "-req",
+            "-in",
+            request,
+            "-CA",
+            self.certificate,
+            "-CAkey",
+            self.key,
+        ]
         run([*sign, "-CAcreateserial", "-days", _DAYS, "-extfile", extensions, "-out", certificate])
         return certificate, key
 

@@ -11,6 +11,7 @@ from harness.shell import HarnessError, run
 
 PAUSE_IMAGE = "localhost/qwen3-finetune/pause:1"
 _NAMESPACE = "k8s.io"  # where the kubelet's images and containers live
+_BY_DIGEST = "sha256:"  # the kubelet's interface adds such a name to every image, and never takes it away
 _SOCKET_PATH_LIMIT = 107
 
 
@@ -23,6 +24,11 @@ class Containerd:
         self.cni = of.node / "cni"
         self.store = cache.home() / "containerd"
         self.blobs = self.store / "io.containerd.content.v1.content" / "blobs" / "sha256"
+
+    @property
+    def snapshotter(self) -> str:
+        """How images are unpacked: as overlays where the kernel can."""
+        return "overlayfs" if requirements.overlay_works(cache.home()) else "native"
 
     def start(self) -> None:
         """Returns when the runtime answers; containers of an earlier run are gone by then, images are not."""
@@ -37,12 +43,16 @@ class Containerd:
 
     def images(self) -> set[str]:
         """The names of all images that pods can use."""
-        return set(self.ctr("images", "list", "-q").split())
+        return {name for name in self._manifests() if not name.startswith(_BY_DIGEST)}
 
     def remove_images(self, names: set[str]) -> None:
         """Removes these images; what other images do not share goes with them."""
-        if names:
-            self.ctr("images", "remove", "--sync", *sorted(names))
+        manifests = self._manifests()
+        kept = {manifests[name] for name in self.images() - names}
+        aliases = {name for name, manifest in manifests.items() if name.startswith(_BY_DIGEST) and manifest not in kept}
+        gone = (names & manifests.keys()) | aliases
+        if gone:
+            self.ctr("images", "remove", "--sync", *sorted(gone))
 
     def ctr(self, *words: str) -> str:
         """What `ctr <words>` says about the node's images and containers."""
@@ -51,6 +61,10 @@ class Containerd:
     def command(self, *words: str) -> list[str]:
         """The `ctr` command for this runtime."""
         return ["ctr", "--address", str(self.socket), "--namespace", _NAMESPACE, *words]
+
+    def _manifests(self) -> dict[str, str]:
+        lines = self.ctr("images", "list").splitlines()[1:]
+        return {words[0]: words[2] for line in lines if (words := line.split())}
 
     def _launch(self, disabled: str) -> None:
         config = self.run.node / "containerd.toml"
@@ -81,7 +95,6 @@ class Containerd:
         return self.store / "io.containerd.grpc.v1.cri"
 
     def _config(self, disabled: str) -> str:
-        snapshotter = "overlayfs" if requirements.overlay_works(cache.home()) else "native"
         # Without CAP_SYS_RESOURCE, as in many containers, runc cannot lower oom_score_adj and ends; hence `restrict…`.
         # Network namespaces below the state folder are unmounted with it, whatever happened to the run.
         return f"""
@@ -96,7 +109,7 @@ disabled_plugins = {disabled}
   restrict_oom_score_adj = true
   netns_mounts_under_state_dir = true
   [plugins."io.containerd.grpc.v1.cri".containerd]
-    snapshotter = "{snapshotter}"
+    snapshotter = "{self.snapshotter}"
   [plugins."io.containerd.grpc.v1.cri".cni]
     bin_dir = "/usr/lib/cni"
     conf_dir = "{self.cni}"

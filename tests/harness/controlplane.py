@@ -6,18 +6,19 @@ Any number of them run side by side, each on ports of its own. Ready in about te
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from harness import addresses, audit, builds, ports, requirements, teardown
 from harness.certificates import Authority, write_kubeconfig
+from harness.helm import Helm
 from harness.kubectl import Kubectl
 from harness.run import Run
 from harness.shell import HarnessError
 
 _DAEMONS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
-_PORTS = ("etcd", "etcd-peer", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
 _API_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 
 
@@ -29,12 +30,15 @@ class ControlPlane:
     """
 
     def __init__(self, name: str = "playground", *, throttled: bool = False) -> None:
+        self.name = name
         self.run = Run(name)
         self.throttled = throttled
         self.kubeconfig = self.run.folder / "admin.kubeconfig"
         self.kubectl = Kubectl(self.kubeconfig)
+        self.helm = Helm(self.kubeconfig)
         self.audit = audit.Audit(self.run.logs / "audit.jsonl")
         self.authority = Authority(self.run.pki)
+        self._started = self.run.folder / "started"
 
     def __enter__(self) -> Self:
         self.start()
@@ -45,8 +49,8 @@ class ControlPlane:
 
     @property
     def running(self) -> bool:
-        """Whether all four daemons of this run are alive, whoever started them."""
-        return all(self.run.processes.alive(name) for name in _DAEMONS)
+        """Whether this run was started to its end, by whomever, and all four daemons are alive."""
+        return self._started.exists() and all(self.run.processes.alive(name) for name in _DAEMONS)
 
     @property
     def server(self) -> str:
@@ -86,9 +90,24 @@ class ControlPlane:
         write_kubeconfig(file, self.server, self.authority.certificate, {"token": token}, namespace)
         return file
 
+    def collect_logs(self, destination: Path) -> None:
+        """Copies every daemon's log, and what kubectl can tell of events and objects, to a folder."""
+        shutil.copytree(self.run.logs, destination, dirs_exist_ok=True)
+        questions = {
+            "events.txt": ("get", "events", "-A", "--sort-by=.lastTimestamp"),
+            "objects.txt": ("get", "all,persistentvolumeclaims,configmaps", "-A", "-o", "wide"),
+            "pods.txt": ("describe", "pods,nodes", "-A"),
+        }
+        for name, question in questions.items():
+            try:
+                answer = self.kubectl(*question)
+            except HarnessError as error:
+                answer = str(error)
+            (destination / name).write_text(answer)
+
     def _start(self) -> None:
         self.run.folder.mkdir(parents=True)
-        ports.reserve(self.run.ports_file, _PORTS)
+        ports.reserve(self.run.ports_file)
         self._write_credentials()
         processes = self.run.processes
         processes.start("etcd", self._etcd())
@@ -102,6 +121,7 @@ class ControlPlane:
         for name in _DAEMONS:
             if not processes.alive(name):
                 raise HarnessError(f"{name} ended at its start; {processes.tail(name)}")
+        self._started.touch()
 
     def _write_credentials(self) -> None:
         self.authority.create()
@@ -149,7 +169,8 @@ class ControlPlane:
             *("--kubelet-preferred-address-types", "InternalIP", "--service-cluster-ip-range", addresses.SERVICES),
             *("--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction"),
             *("--allow-privileged", "--audit-policy-file", self.run.folder / "audit-policy.json"),
-            *("--audit-log-path", self.audit.file, "--audit-log-maxsize", "4096"),  # else it rotates, and tests miscount
+            # Else the log rotates at 100 MB, and whoever counts writes miscounts.
+            *("--audit-log-path", self.audit.file, "--audit-log-maxsize", "4096"),
         ]
 
     def _controller_manager(self) -> list[str | Path]:
@@ -161,7 +182,8 @@ class ControlPlane:
             *("--root-ca-file", self.authority.certificate),
             *("--cluster-signing-cert-file", self.authority.certificate),
             *("--cluster-signing-key-file", self.authority.key),
-            *("--allocate-node-cidrs", "--cluster-cidr", addresses.PODS, "--service-cluster-ip-range", addresses.SERVICES),
+            *("--allocate-node-cidrs", "--cluster-cidr", addresses.PODS),
+            *("--service-cluster-ip-range", addresses.SERVICES),
             *self._limits("--concurrent-job-syncs", "20"),
         ]
 

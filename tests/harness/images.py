@@ -9,8 +9,8 @@ import sys
 import tarfile
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
 
 from harness import base, buildah, cache, dockerfile
 from harness.containerd import PAUSE_IMAGE, Containerd
@@ -30,7 +30,7 @@ def ensure_image(target: str, file: Path, context: Path, node: Containerd | None
     Older images of the same target are removed from both places: a trainer image takes gigabytes.
     """
     name = tag(target, file, context)
-    with cache.lock(f"image-{target}"):
+    with cache.lock("images"):  # one at a time: pruning would take the layers of a build under way
         if node and name in node.images():
             return name
         if not buildah.has(name):
@@ -43,7 +43,7 @@ def ensure_image(target: str, file: Path, context: Path, node: Containerd | None
 
 def ensure_pause(node: Containerd) -> None:
     """Puts the image in that holds every pod's namespaces: busybox, asleep; tests use it as a tiny toolbox, too."""
-    with cache.lock("image-pause"):
+    with cache.lock("images"):
         if PAUSE_IMAGE in node.images():
             return
         with tempfile.TemporaryDirectory() as folder:
@@ -95,9 +95,13 @@ def _import(name: str, layout: Path, known: set[str], node: Containerd) -> None:
     for manifest in index["manifests"]:
         manifest.setdefault("annotations", {})["io.containerd.image.name"] = name
     (layout / "index.json").write_text(json.dumps(index))
-    command = node.command("images", "import", "-")
+    command = node.command("images", "import", "--snapshotter", node.snapshotter, "-")
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process:
-        _stream(layout, known | _layers_known(index, known), _pipe(process))
-        said = _output(process)
+        if process.stdin and process.stdout:  # always so: both are pipes
+            with suppress(BrokenPipeError), process.stdin, tarfile.open(fileobj=process.stdin, mode="w|") as archive:
+                for path in sorted(layout.rglob("*")):
+                    if path.name not in known and path.is_file():
+                        archive.add(path, str(path.relative_to(layout)))
+            said = process.stdout.read().decode(errors="replace")
     if process.returncode or name not in node.images():
         raise HarnessError(f"the node did not take {name}:\n{said}")

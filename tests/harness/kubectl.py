@@ -18,11 +18,13 @@ class Kubectl:
 
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
+        # Its own, because another cluster may have had the same port, and kubectl remembers servers by that.
+        self.memory = kubeconfig.with_suffix(".discovery")
 
     def __call__(self, *words: str, stdin: str | None = None, timeout: float = 120) -> str:
         """What `kubectl <words>` prints; HarnessError, with what it complained of, when it fails."""
-        command = [builds.program("kubectl"), "--kubeconfig", self.kubeconfig, *words]
-        return run(command, stdin=stdin, timeout=timeout)
+        command: list[str | Path] = [builds.program("kubectl"), "--kubeconfig", self.kubeconfig]
+        return run([*command, "--cache-dir", self.memory, *words], stdin=stdin, timeout=timeout)
 
     def json(self, *words: str) -> Any:
         """What `kubectl <words> -o json` returns, parsed."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import socket
-from collections.abc import Iterable
 from pathlib import Path
 
 from harness import cache
@@ -13,21 +12,22 @@ from harness.shell import HarnessError
 
 # Below NodePorts (30000 and up) and below the range from which the kernel serves outgoing connections (32768 and up).
 _RANGE = range(20000, 30000)
+_NAMES = (
+    *("etcd", "etcd-peer", "kube-apiserver", "kube-controller-manager", "kube-scheduler"),
+    *("kubelet", "kubelet-health", "kube-proxy-health", "kube-proxy-metrics", "coredns-health", "coredns-ready"),
+)
 
 
-def reserve(file: Path, names: Iterable[str]) -> dict[str, int]:
-    """A free port for each name, written to `file`: they stay this run's for as long as that file exists."""
+def reserve(file: Path) -> None:
+    """Writes a free port for each daemon to `file`: they stay this run's for as long as that file exists."""
     with cache.lock("ports"):
         taken = {port for other in file.parent.parent.glob(f"*/{file.name}") for port in read(other).values()}
-        candidates = iter(random.sample(_RANGE, len(_RANGE)))
-        chosen: dict[str, int] = {}
-        for name in names:
-            port = next((port for port in candidates if port not in taken and _is_free(port)), None)
-            if port is None:
-                raise HarnessError(f"no free TCP port between {_RANGE.start} and {_RANGE.stop}")
-            chosen[name] = port
+        candidates = random.sample(_RANGE, len(_RANGE))
+        free = (port for port in candidates if port not in taken and _is_free(port))
+        chosen = dict(zip(_NAMES, free, strict=False))
+        if len(chosen) < len(_NAMES):
+            raise HarnessError(f"too few free TCP ports between {_RANGE.start} and {_RANGE.stop}")
         file.write_text(json.dumps(chosen))
-    return chosen
 
 
 def read(file: Path) -> dict[str, int]:

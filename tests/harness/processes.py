@@ -74,7 +74,7 @@ class Processes:
 
     def alive(self, name: str) -> bool:
         """Whether the daemon of that name runs."""
-        identity = self._identity(name)
+        identity = self.identity(name)
         return identity is not None and identity.alive()
 
     def names(self) -> list[str]:
@@ -84,7 +84,7 @@ class Processes:
     def stop(self, names: Iterable[str], grace: float = 3) -> None:
         """Ends these daemons, all at once: politely first, by force after `grace` seconds."""
         names = list(names)
-        identities = [identity for name in names if (identity := self._identity(name))]
+        identities = [identity for name in names if (identity := self.identity(name))]
         for number, patience in ((signal.SIGTERM, grace), (signal.SIGKILL, 10.0)):
             for identity in identities:
                 identity.send(number)
@@ -130,7 +130,8 @@ class Processes:
     def _record(self, name: str) -> Path:
         return self.records / f"{name}.json"
 
-    def _identity(self, name: str) -> Identity | None:
+    def identity(self, name: str) -> Identity | None:
+        """The process that was started under that name, whether it still runs or not."""
         record = self._record(name)
         if not record.exists():
             return None

@@ -24,7 +24,8 @@ NODE_PACKAGES = {
     "iproute2": "ip",
     "mount": "mount",
     "buildah": "buildah",
-    "busybox-static": "busybox",
+    "skopeo": "skopeo",
+    "busybox-static": "/usr/share/doc/busybox-static",  # the dynamic one has the same command
     "debootstrap": "debootstrap",
 }
 
@@ -34,8 +35,6 @@ def missing() -> list[str]:
     reasons = []
     if platform.system() != "Linux":
         return [f"A node runs Linux containers, and this is {platform.system()}."]
-    if sys.version_info < (3, 11):
-        reasons.append(f"Python 3.11 is needed, and this is {platform.python_version()}.")
     if os.geteuid() != 0:
         reasons.append("A node mounts, makes network devices and writes iptables rules: run as root.")
     absent = _absent(CONTROL_PLANE_PACKAGES | NODE_PACKAGES)
@@ -58,7 +57,8 @@ def install(packages: dict[str, str]) -> None:
             _apt_install(absent)
     left = _absent(packages)
     if left:
-        raise HarnessError(f"apt-get installed {', '.join(left)}, and yet {[packages[name] for name in left]} is absent")
+        gaps = ", ".join(packages[name] for name in left)
+        raise HarnessError(f"apt-get has installed {', '.join(left)}, but there is still no {gaps}")
 
 
 def _apt_install(names: Iterable[str]) -> None:

@@ -10,6 +10,7 @@ from finetune_contract.parallelism import (
     Parallelism,
 )
 from finetune_contract.reports import (
+    PEER_LOST,
     Artifact,
     CheckpointReport,
     DatasetReport,
@@ -50,6 +51,7 @@ from finetune_contract.sources import (
 
 __all__ = [
     "CONTRACT_VERSION",
+    "PEER_LOST",
     "ActivationCheckpointing",
     "Artifact",
     "BatchConfig",

@@ -33,6 +33,10 @@ class ExitCode(IntEnum):
     """SIGTERM was answered by a saved checkpoint (EX_TEMPFAIL of sysexits.h: try again later)."""
 
 
+PEER_LOST = "PeerLost"
+"""Reason of a failure that is only the echo of another rank's: any other reason is nearer to the root."""
+
+
 class Stage(StrEnum):
     """What the trainer is doing."""
 

@@ -5,8 +5,17 @@ from typing import Protocol
 from finetune_contract import PrepareConfig, RunConfig
 from finetune_operator.observation import Observation
 from finetune_operator.planning import Locations, Plan
-from finetune_operator.resource import Qwen3FineTune
+from finetune_operator.resource import Metadata, Qwen3FineTune
 from finetune_operator.status import Status
+
+
+class Addressed(Protocol):
+    """What says which resource it is: a run, or a resource too broken to be read as one."""
+
+    @property
+    def metadata(self) -> Metadata:
+        """Name, namespace and uid."""
+        ...
 
 
 class Backend(Protocol):
@@ -39,11 +48,11 @@ class Backend(Protocol):
         """The workers of attempt `number` are told to save and stop; with `force` they are removed without waiting."""
         ...
 
-    async def publish_status(self, run: Qwen3FineTune, status: Status) -> None:
+    async def publish_status(self, run: Addressed, status: Status) -> None:
         """`status` stands in the resource; the only place where status is written."""
         ...
 
-    async def publish_event(self, run: Qwen3FineTune, *, reason: str, message: str, is_warning: bool) -> None:
+    async def publish_event(self, run: Addressed, *, reason: str, message: str, is_warning: bool) -> None:
         """People who look at the run can read this."""
         ...
 

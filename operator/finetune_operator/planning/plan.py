@@ -2,16 +2,36 @@
 
 from dataclasses import dataclass
 
-from finetune_contract import ActivationCheckpointing, BatchConfig, DatasetReport, ModelFacts, Parallelism
-from finetune_operator.resource import Qwen3FineTune
+from finetune_contract import (
+    ActivationCheckpointing,
+    BatchConfig,
+    DatasetReport,
+    FullMethod,
+    LoraMethod,
+    Method,
+    ModelFacts,
+    Parallelism,
+    Precision,
+)
+from finetune_operator.planning.batch import cut_batch, micro_batches, total_steps
+from finetune_operator.planning.memory import MemoryLine, Workload
+from finetune_operator.planning.memory_constants import SUPERVISED_SPREAD
+from finetune_operator.planning.models import known_model
+from finetune_operator.planning.quantities import quantity_bytes
+from finetune_operator.planning.refusals import PlanError, check_dataset, check_output
+from finetune_operator.planning.remedies import does_not_fit
+from finetune_operator.planning.strategy import (
+    Choice,
+    Demand,
+    allowed_checkpointings,
+    allowed_parallelisms,
+    first_fit,
+    unchecked,
+)
+from finetune_operator.planning.topology import Topology
+from finetune_operator.resource import MethodType, Qwen3FineTune
 
-
-class PlanError(ValueError):
-    """The run cannot work as written; `reason` is CamelCase for conditions, the text says what would work."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.reason = reason
+__all__ = ["Locations", "MemoryLine", "Plan", "PlanError", "make_plan", "trained_method"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,14 +47,6 @@ class Locations:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryLine:
-    """One component of the memory estimate, per GPU."""
-
-    name: str
-    bytes: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """What was worked out."""
 
@@ -44,6 +56,7 @@ class Plan:
     batch: BatchConfig
     activation_checkpointing: ActivationCheckpointing
     memory: tuple[MemoryLine, ...]
+    """Empty: the model's shape is not known yet."""
     gpu_memory_bytes: int | None
     """None: not known, so fit was not checked."""
     total_steps: int | None
@@ -59,5 +72,92 @@ def make_plan(
     dataset: DatasetReport | None,
     gpu_memory_bytes: int | None,
 ) -> Plan:
-    """The plan for `run`. Raises PlanError when nothing the user allows can work."""
-    raise PlanError("NotWritten", f"{run.metadata.name}: {model} {dataset} {gpu_memory_bytes}")
+    """The plan for `run`.
+
+    `model` and `dataset` are what the preparation found; before that a known hub id gives the shape, and maxTokens the
+    length. `gpu_memory_bytes` is what the nodes say of one GPU; the user's own resources.gpuMemory comes before it.
+    Raises: PlanError when nothing the user allows can work.
+    """
+    check_output(run)
+    check_dataset(run, dataset)
+    topology = Topology(nodes=run.spec.parallelism.nodes, gpus_per_node=run.spec.parallelism.gpus_per_node)
+    samples = run.spec.training.global_batch.samples
+    allowed = micro_batches(samples, topology, run.spec.parallelism.micro_batch)
+    facts = model or known_model(run.spec.model.id)
+    gpu_bytes = _stated_gpu_memory(run) or gpu_memory_bytes
+    common = {"nodes": topology.nodes, "gpus_per_node": topology.gpus_per_node}
+    steps = total_steps(dataset, run.spec.training) if dataset else None
+    if facts is None:
+        return Plan(
+            **common,
+            parallelism=allowed_parallelisms(run.spec.parallelism)[0],
+            batch=cut_batch(samples, topology, allowed[-1]),
+            activation_checkpointing=allowed_checkpointings(run.spec.parallelism)[-1],
+            memory=(),
+            gpu_memory_bytes=gpu_bytes,
+            total_steps=steps,
+            is_final=False,
+        )
+    choice = _chosen(run, _demand(run, facts, dataset, topology, allowed), gpu_bytes)
+    return Plan(
+        **common,
+        parallelism=choice.sharing.parallelism,
+        batch=cut_batch(samples, topology, choice.sharing.micro_sequences),
+        activation_checkpointing=choice.sharing.checkpointing,
+        memory=choice.memory,
+        gpu_memory_bytes=gpu_bytes,
+        total_steps=steps,
+        is_final=dataset is not None,
+    )
+
+
+def trained_method(run: Qwen3FineTune) -> Method:
+    """What is trained, in the contract's words."""
+    if run.spec.method.type is MethodType.FULL:
+        return FullMethod()
+    lora = run.spec.method.lora_settings
+    return LoraMethod(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
+
+
+def _chosen(run: Qwen3FineTune, demand: Demand, gpu_bytes: int | None) -> Choice:
+    if gpu_bytes is None:
+        return unchecked(demand)
+    choice = first_fit(demand, gpu_bytes)
+    if choice is None:
+        raise does_not_fit(run, demand, gpu_bytes)
+    return choice
+
+
+def _demand(
+    run: Qwen3FineTune,
+    facts: ModelFacts,
+    dataset: DatasetReport | None,
+    topology: Topology,
+    allowed: tuple[int, ...],
+) -> Demand:
+    return Demand(
+        workload=Workload(
+            model=facts,
+            method=trained_method(run),
+            precision=Precision(run.spec.training.precision),
+            tokens_per_sequence=dataset.longest_sequence if dataset else run.spec.dataset.max_tokens,
+            supervised_share=_supervised_share(run, dataset),
+        ),
+        world_size=topology.world_size,
+        parallelisms=allowed_parallelisms(run.spec.parallelism),
+        checkpointings=allowed_checkpointings(run.spec.parallelism),
+        micro_batches=allowed,
+        host_bytes=quantity_bytes(run.spec.resources.memory_per_gpu),
+    )
+
+
+def _supervised_share(run: Qwen3FineTune, dataset: DatasetReport | None) -> float:
+    """Share of a micro-batch's tokens that may reach the output head: all, unless packing averages over many rows."""
+    if dataset is None or not run.spec.dataset.packing or not dataset.tokens:
+        return 1.0
+    return min(1.0, SUPERVISED_SPREAD * dataset.supervised_tokens / dataset.tokens)
+
+
+def _stated_gpu_memory(run: Qwen3FineTune) -> int | None:
+    stated = run.spec.resources.gpu_memory
+    return quantity_bytes(stated) if stated else None

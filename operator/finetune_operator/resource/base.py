@@ -1,9 +1,12 @@
 """What every block of the resource shares: its model, CEL rules, and bounded text types."""
 
-from typing import Annotated, ClassVar, NamedTuple
+import re
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic.alias_generators import to_camel
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 GROUP = "finetune.qwen3.io"
 VERSION = "v1alpha1"
@@ -19,8 +22,43 @@ class Rule(NamedTuple):
 
     expression: str
     message: str
+    """What to do about it; `{self.rank}` shows the value of a CEL expression."""
     field: str | None = None
     """JSONPath below the object, such as `.lora`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Makes a `str` bounded and patterned; the same words name the remedy here and on the API server.
+
+    The pattern must mean the same to Python's and to Go's regular expressions: spell `\\w` and `\\d` out, since they
+    are Unicode here and ASCII there.
+    """
+
+    pattern: str
+    max_length: int
+    remedy: str
+    """Completes the sentence "must be ..."."""
+    or_integer: bool = False
+    """A bare number is read as its text."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        text = core_schema.str_schema(max_length=self.max_length)
+        checked = core_schema.no_info_after_validator_function(self._checked, text)
+        return core_schema.no_info_before_validator_function(_as_text, checked) if self.or_integer else checked
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        kind = ["integer", "string"] if self.or_integer else "string"
+        return {"type": kind, "maxLength": self.max_length, "pattern": self.pattern, "remedy": f"must be {self.remedy}"}
+
+    def _checked(self, value: str) -> str:
+        if not re.fullmatch(self.pattern, value):
+            raise PydanticCustomError("text", "must be {remedy}", {"remedy": self.remedy})
+        return value
+
+
+def _as_text(value: Any) -> Any:
+    return str(value) if type(value) is int else value
 
 
 class ResourceModel(BaseModel):
@@ -37,21 +75,47 @@ class ResourceModel(BaseModel):
     rules: ClassVar[tuple[Rule, ...]] = ()
 
 
-Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", max_length=253)]
-SecretKey = Annotated[str, StringConstraints(pattern=r"^[-._a-zA-Z0-9]+$", max_length=253)]
-HubId = Annotated[str, StringConstraints(pattern=r"^[\w.-]+/[\w.-]+$", max_length=200)]
+_FOLDER_PART = "[A-Za-z0-9_][A-Za-z0-9_.-]*"
+"""No part of a path begins with a dot, so `..` cannot be written; nor with a dash, so nothing looks like an option."""
+
+Name = Annotated[
+    str,
+    Text(r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$", 253, "an object's name: lower-case letters, digits, - and . inside"),
+]
+SecretKey = Annotated[str, Text(r"^[-._a-zA-Z0-9]+$", 253, "a Secret's key: letters, digits, -, _ and .")]
+HubId = Annotated[
+    str, Text(f"^{_FOLDER_PART}/{_FOLDER_PART}$", 200, "owner/name as the hub shows it, such as Qwen/Qwen3-8B")
+]
+Revision = Annotated[
+    str, Text(f"^{_FOLDER_PART}(/{_FOLDER_PART})*$", 100, "a branch, tag or commit: letters, digits, _, ., / and -")
+]
 RelativePath = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)*$", max_length=512)
+    str,
+    Text(
+        f"^{_FOLDER_PART}(/{_FOLDER_PART})*$",
+        512,
+        "a path below the volume, such as data/rows.json: not absolute, no `..`, no part that begins with a dot",
+    ),
 ]
-"""Relative, and no part begins with a dot: so `..` and absolute paths cannot be written."""
 Quantity = Annotated[
-    str, StringConstraints(pattern=r"^[1-9][0-9]{0,14}(\.[0-9]{1,3})?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$", max_length=20)
+    str,
+    Text(
+        r"^[1-9][0-9]{0,14}(\.[0-9]{1,3})?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$",
+        20,
+        "a positive quantity, such as 8, 1500m or 64Gi",
+        or_integer=True,
+    ),
 ]
-LabelValue = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=63)]
+LabelValue = Annotated[
+    str,
+    Text(r"^[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", 63, "a label's value: letters, digits, -, _ and . inside"),
+]
 LabelKey = Annotated[
     str,
-    StringConstraints(
-        pattern=r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$", max_length=253
+    Text(
+        r"^([a-z0-9]([-a-z0-9.]*[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
+        253,
+        "a label's key, such as nvidia.com/gpu.product",
     ),
 ]
 
@@ -59,5 +123,9 @@ LabelKey = Annotated[
 class SecretKeyRef(ResourceModel):
     """One key of a Secret in the run's namespace."""
 
+    model_config = ConfigDict(json_schema_extra={"x-kubernetes-map-type": "atomic"})  # a name and its key go together
+
     name: Name
+    """Of the Secret."""
     key: SecretKey
+    """In the Secret."""

@@ -3,10 +3,10 @@
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
-from finetune_operator.resource.base import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, ResourceModel, Rule
+from finetune_operator.resource.base import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, ResourceModel, Rule, Text
 from finetune_operator.resource.inputs import Dataset, Model
 from finetune_operator.resource.parallelism import Parallelism
 from finetune_operator.resource.platform import Recovery, Resources, Scheduling, Storage, Tracking
@@ -44,7 +44,9 @@ class Spec(ResourceModel):
         Rule(
             "self.parallelism.nodes * self.parallelism.gpusPerNode <= self.training.globalBatch.samples"
             " && self.training.globalBatch.samples % (self.parallelism.nodes * self.parallelism.gpusPerNode) == 0",
-            "training.globalBatch.samples must be a multiple of parallelism.nodes x parallelism.gpusPerNode",
+            "{self.training.globalBatch.samples} samples cannot be shared by {self.parallelism.nodes} nodes x"
+            " {self.parallelism.gpusPerNode} GPUs = {self.parallelism.nodes * self.parallelism.gpusPerNode} ranks;"
+            " use a multiple of that, or another number of GPUs",
             ".training.globalBatch.samples",
         ),
     )
@@ -62,12 +64,22 @@ class Spec(ResourceModel):
         return self
 
 
+RunName = Annotated[
+    str,
+    Text(
+        r"^[a-z]([-a-z0-9]*[a-z0-9])?$",
+        MAX_NAME_LENGTH,
+        "a name of lower-case letters, digits and -, with a letter first: services and host names are made of it",
+    ),
+]
+
+
 class Metadata(BaseModel):
     """The part of an object's metadata that decisions rest on."""
 
     model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, frozen=True, extra="ignore")
 
-    name: Annotated[str, StringConstraints(pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$", max_length=MAX_NAME_LENGTH)]
+    name: RunName
     namespace: str = "default"
     uid: str = ""
     generation: int = 1

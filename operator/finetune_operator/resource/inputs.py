@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from finetune_operator.resource.base import HubId, RelativePath, ResourceModel, Rule, SecretKeyRef
+from finetune_operator.resource.base import HubId, RelativePath, ResourceModel, Revision, Rule, SecretKeyRef
 
 
 class Source(StrEnum):
@@ -16,13 +16,20 @@ class Source(StrEnum):
     VOLUME = "Volume"
 
 
+_ONE_SOURCE = (
+    "source {self.source} takes {self.source == 'Volume' ? '`path` and no `id`' : '`id` and no `path`'}, "
+    "and path is {has(self.path) ? self.path : 'absent'}, id is {has(self.id) ? self.id : 'absent'}"
+)
+"""A model or a dataset comes from a volume or from a hub, never from both."""
+
+
 class Model(ResourceModel):
     """The model to start from."""
 
     id: HubId | None = None
     """Repository on the hub, such as `Qwen/Qwen3-8B`."""
     source: Source = Source.HUGGING_FACE
-    revision: Annotated[str, StringConstraints(pattern=r"^[\w./-]+$", max_length=100)] | None = None
+    revision: Revision | None = None
     """Branch, tag or commit on the hub; default: `main` on Hugging Face, `master` on ModelScope."""
     path: RelativePath | None = None
     """With source Volume: folder below the inputs volume (or, without one, the cache volume)."""
@@ -32,7 +39,7 @@ class Model(ResourceModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.source == 'Volume' ? has(self.path) && !has(self.id) : has(self.id) && !has(self.path)",
-            "source Volume takes `path`, the hubs take `id`: give exactly the one that fits",
+            _ONE_SOURCE,
         ),
         Rule(
             "self.source != 'Volume' || (!has(self.revision) && !has(self.tokenSecret))",
@@ -87,32 +94,36 @@ class Dataset(ResourceModel):
     """With source Volume: file below the inputs volume (or, without one, the cache volume)."""
     id: HubId | None = None
     """With a hub: the dataset repository."""
-    revision: Annotated[str, StringConstraints(pattern=r"^[\w./-]+$", max_length=100)] | None = None
+    revision: Revision | None = None
+    """Branch, tag or commit on the hub; default: `main` on Hugging Face, `master` on ModelScope."""
     file: RelativePath | None = None
     """With a hub: the JSON or JSON-lines file in the repository."""
     token_secret: SecretKeyRef | None = None
+    """Token for a gated or private repository."""
     format: Format = Format.AUTO
-    """Auto finds it by the column names."""
+    """How a row is laid out; Auto finds it by the column names."""
     max_tokens: int = Field(default=4096, ge=16, le=131072)
     """Longest sequence in tokens; with packing, the length of a packed sequence."""
     overlong: Overlong = Overlong.TRUNCATE
+    """Rows that render to more than maxTokens tokens: keep their beginning, leave them out, or refuse the dataset."""
     packing: bool = True
     """Lay several conversations side by side in one sequence; they never see one another."""
     validation: Validation = Validation()
     thinking: Thinking = Thinking.AUTO
+    """Think blocks of assistant turns: Auto trains those that have content, Keep all, Strip removes them."""
     system_prompt: Annotated[str, StringConstraints(max_length=8192)] | None = None
     """Put before conversations that bring no system message of their own."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.source == 'Volume' ? has(self.path) && !has(self.id) : has(self.id) && !has(self.path)",
-            "a dataset has one source: `path` with source Volume, or `id` with a hub",
+            _ONE_SOURCE,
         ),
         Rule(
             "self.source == 'Volume' ? !has(self.file) && !has(self.revision) && !has(self.tokenSecret)"
             " : has(self.file)",
-            "`file` names the file in a hub's repository (required there); file, revision and tokenSecret"
-            " do not go with source Volume",
+            "source {self.source}: {self.source == 'Volume' ? 'file, revision and tokenSecret belong to a hub; remove"
+            " them' : 'file is missing: name the JSON or JSON-lines file in the repository'}",
         ),
     )
 

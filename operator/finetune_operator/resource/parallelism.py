@@ -38,16 +38,20 @@ class DeepSpeed(ResourceModel):
     stage: int = Field(default=2, ge=1, le=3)
     """1 shards the optimizer state, 2 the gradients too, 3 the parameters too."""
     offload_optimizer: Offload = Offload.NONE
+    """Where the optimizer's state and its step are: on the GPU (None), or on the host's CPU."""
     offload_parameters: Offload = Offload.NONE
-    """Stage 3 only."""
+    """Where parameters wait for their turn: on the GPU (None), or on the host's CPU; stage 3 only."""
     reduce_bucket_elements: int = Field(default=200_000_000, ge=1000, le=10_000_000_000)
+    """Gradients reduced at once, in elements: smaller takes less memory, larger fewer messages."""
     allgather_bucket_elements: int = Field(default=200_000_000, ge=1000, le=10_000_000_000)
+    """Parameters gathered at once, in elements."""
     overlap_communication: bool = True
+    """Reduce gradients while the backward pass goes on; takes the memory of a second bucket."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.stage == 3 || self.offloadParameters == 'None'",
-            "parameters can be offloaded at stage 3 only",
+            "offloadParameters {self.offloadParameters} needs stage 3, and stage is {self.stage}",
             ".offloadParameters",
         ),
     )
@@ -72,10 +76,14 @@ class Parallelism(ResourceModel):
     """How many GPUs, and how they share the work."""
 
     nodes: int = Field(default=1, ge=1, le=1024)
+    """One pod each."""
     gpus_per_node: int = Field(default=1, ge=1, le=16)
+    """One rank each."""
     strategy: Strategy = Strategy.AUTO
     deepspeed: DeepSpeed | None = Field(default=None, alias="deepspeed")
+    """Settings of strategy DeepSpeed."""
     fsdp: Fsdp | None = None
+    """Settings of strategy FSDP."""
     activation_checkpointing: Checkpointing = Checkpointing.AUTO
     micro_batch: int | None = Field(default=None, ge=1, le=4096)
     """Sequences per GPU in one forward pass; default: what the memory estimate allows."""
@@ -83,10 +91,14 @@ class Parallelism(ResourceModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.strategy == 'DeepSpeed' || !has(self.deepspeed)",
-            "the deepspeed block goes with strategy DeepSpeed",
+            "the deepspeed block goes with strategy DeepSpeed, and strategy is {self.strategy}: change one of them",
             ".deepspeed",
         ),
-        Rule("self.strategy == 'FSDP' || !has(self.fsdp)", "the fsdp block goes with strategy FSDP", ".fsdp"),
+        Rule(
+            "self.strategy == 'FSDP' || !has(self.fsdp)",
+            "the fsdp block goes with strategy FSDP, and strategy is {self.strategy}: change one of them",
+            ".fsdp",
+        ),
     )
 
     @model_validator(mode="after")

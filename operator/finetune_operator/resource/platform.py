@@ -3,15 +3,25 @@
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from finetune_operator.resource.base import LabelKey, LabelValue, Name, Quantity, ResourceModel, Rule, SecretKeyRef
+from finetune_operator.resource.base import (
+    LabelKey,
+    LabelValue,
+    Name,
+    Quantity,
+    ResourceModel,
+    Rule,
+    SecretKeyRef,
+    Text,
+)
 
 
 class ClaimRef(ResourceModel):
     """A PersistentVolumeClaim in the run's namespace."""
 
     claim_name: Name
+    """Of the claim."""
 
 
 class CacheStorage(ResourceModel):
@@ -22,6 +32,7 @@ class CacheStorage(ResourceModel):
     size: Quantity = "100Gi"
     """Of the claim that is created."""
     storage_class: Name | None = None
+    """Of the claim that is created; default: the cluster's default class."""
 
 
 class Retention(StrEnum):
@@ -37,8 +48,11 @@ class OutputStorage(ResourceModel):
     claim_name: Name | None = None
     """An existing claim; the run writes below a folder of its own name. Never deleted."""
     size: Quantity = "50Gi"
+    """Of the claim that is created."""
     storage_class: Name | None = None
+    """Of the claim that is created; default: the cluster's default class."""
     on_delete: Retention = Retention.RETAIN
+    """Whether the claim that was created stays or goes when the run is deleted."""
 
 
 class Storage(ResourceModel):
@@ -53,9 +67,11 @@ class Storage(ResourceModel):
 class SwanLab(ResourceModel):
     """Metrics to SwanLab besides the Prometheus endpoint."""
 
-    project: Annotated[str, StringConstraints(pattern=r"^[\w.+-]+$", max_length=100)]
-    workspace: Annotated[str, StringConstraints(pattern=r"^[\w.-]+$", max_length=100)] | None = None
-    host: Annotated[str, StringConstraints(pattern=r"^https?://[^\s]+$", max_length=300)] | None = None
+    project: Annotated[str, Text(r"^[A-Za-z0-9_.+-]+$", 100, "a project's name: letters, digits, _, ., + and -")]
+    """Created when it is not there."""
+    workspace: Annotated[str, Text(r"^[A-Za-z0-9_.-]+$", 100, "a workspace: letters, digits, _, . and -")] | None = None
+    """Default: the API key's own."""
+    host: Annotated[str, Text(r"^https?://[^\s]+$", 300, "a URL that begins with http:// or https://")] | None = None
     """Base URL of a self-hosted SwanLab."""
     api_key_secret: SecretKeyRef | None = None
     """Without a key the run is tracked offline, into the output volume."""
@@ -86,12 +102,19 @@ class Toleration(ResourceModel):
     """A taint that the training pods may sit beside, as in a Pod."""
 
     key: LabelKey
+    """Of the taint."""
     operator: TolerationOperator = TolerationOperator.EXISTS
     value: LabelValue | None = None
+    """Of the taint, with operator Equal."""
     effect: TaintEffect | None = None
+    """Default: every effect."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
-        Rule("self.operator == 'Equal' || !has(self.value)", "a toleration's value goes with operator Equal", ".value"),
+        Rule(
+            "self.operator == 'Equal' || !has(self.value)",
+            "a toleration's value goes with operator Equal, and operator is {self.operator}",
+            ".value",
+        ),
     )
 
     @model_validator(mode="after")
@@ -105,8 +128,11 @@ class Scheduling(ResourceModel):
     """Where and when the pods run."""
 
     priority_class: Name | None = None
+    """One of those that the operator's admin allows."""
     node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = Field(default_factory=dict)
+    """Labels that a node must have."""
     tolerations: Annotated[tuple["Toleration", ...], Field(max_length=16)] = ()
+    """Taints that the training pods may sit beside."""
     pre_running_deadline_seconds: int | None = Field(default=None, ge=60, le=2_592_000)
     """Give up when no step was done this long after the run was created (suspended time not counted)."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=31_536_000)
@@ -126,10 +152,12 @@ class Resources(ResourceModel):
     """What one GPU brings along, and which GPU it is."""
 
     cpu_per_gpu: Quantity = "8"
+    """Cores."""
     memory_per_gpu: Quantity = "64Gi"
     """Host memory, shared memory included."""
-    gpu_resource: Annotated[str, StringConstraints(pattern=r"^[a-z0-9.-]+/[a-z0-9._-]+$", max_length=100)] = (
-        "nvidia.com/gpu"
-    )
+    gpu_resource: Annotated[
+        str, Text(r"^[a-z0-9.-]+/[a-z0-9._-]+$", 100, "an extended resource, such as nvidia.com/gpu")
+    ] = "nvidia.com/gpu"
+    """What a node calls its GPUs."""
     gpu_memory: Quantity | None = None
     """Of one GPU; default: the nodes' nvidia.com/gpu.memory labels, else fit is not checked and the status says so."""

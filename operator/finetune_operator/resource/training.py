@@ -3,9 +3,9 @@
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
-from finetune_operator.resource.base import ResourceModel, Rule
+from finetune_operator.resource.base import ResourceModel, Rule, Text
 
 
 class MethodType(StrEnum):
@@ -19,11 +19,13 @@ class Lora(ResourceModel):
     """Low-rank adapters on linear projections."""
 
     rank: int = Field(default=8, ge=1, le=1024)
+    """Width of the adapters: more can learn more, and costs more memory."""
     alpha: float = Field(default=32, gt=0, le=100000)
     """The update is scaled by alpha / rank."""
     dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Share of an adapter's inputs that is dropped in training."""
     targets: Annotated[
-        tuple[Annotated[str, StringConstraints(pattern=r"^[\w.-]+$", max_length=64)], ...],
+        tuple[Annotated[str, Text(r"^[A-Za-z0-9_.-]+$", 64, "a module's name, such as q_proj")], ...],
         Field(min_length=1, max_length=32),
     ] = (
         "q_proj",
@@ -47,7 +49,7 @@ class Method(ResourceModel):
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
             "self.type == 'LoRA' || !has(self.lora)",
-            "the lora block goes with type LoRA; remove it for type Full",
+            "the lora block goes with type LoRA; remove it for type {self.type}",
             ".lora",
         ),
     )
@@ -84,6 +86,7 @@ class Schedule(ResourceModel):
     """The learning rate over the run."""
 
     type: ScheduleType = ScheduleType.COSINE
+    """How the rate falls after the warm-up."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Share of all steps that the rate takes to rise to its peak."""
     final_ratio: float = Field(default=0.0, ge=0, le=1)
@@ -91,7 +94,9 @@ class Schedule(ResourceModel):
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(
-            "self.type != 'Constant' || self.finalRatio == 0.0", "a Constant schedule has no finalRatio", ".finalRatio"
+            "self.type != 'Constant' || self.finalRatio == 0.0",
+            "a Constant schedule has no finalRatio, and it is {self.finalRatio}; remove it, or use Linear",
+            ".finalRatio",
         ),
     )
 
@@ -106,9 +111,13 @@ class Optimizer(ResourceModel):
     """AdamW's knobs besides the rate."""
 
     beta1: float = Field(default=0.9, ge=0, lt=1)
+    """Decay of the mean of the gradients."""
     beta2: float = Field(default=0.999, ge=0, lt=1)
+    """Decay of the mean of their squares."""
     epsilon: float = Field(default=1e-8, gt=0, le=1)
+    """Added to the root of the latter, against division by zero."""
     weight_decay: float = Field(default=0.0, ge=0, le=10)
+    """Decoupled: weights shrink by rate x this in a step."""
 
 
 class Precision(StrEnum):
@@ -123,22 +132,26 @@ class Training(ResourceModel):
     """How long and how fast."""
 
     epochs: float = Field(default=3, gt=0, le=10000)
+    """Passes over the training rows; a fraction ends inside one."""
     max_steps: int | None = Field(default=None, ge=1, le=100_000_000)
     """Stop after so many optimizer steps, whatever epochs says."""
     global_batch: GlobalBatch = GlobalBatch()
     learning_rate: float = Field(default=2e-4, gt=0, le=10)
+    """At its peak, after the warm-up. 2e-4 suits LoRA; take a tenth or less for type Full."""
     schedule: Schedule = Schedule()
     optimizer: Optimizer = Optimizer()
-    max_grad_norm: float | None = Field(default=1.0, gt=0, le=1_000_000)
-    """Clip the global gradient norm to this."""
+    max_grad_norm: float = Field(default=1.0, ge=0, le=1_000_000)
+    """Clip the global gradient norm to this; 0: never clip."""
     precision: Precision = Precision.BF16
     seed: int = Field(default=42, ge=0, le=2**31 - 1)
+    """Decides the order of rows, the validation split, dropout and the adapters' first weights."""
 
 
 class Checkpoint(ResourceModel):
     """Saved states to resume from."""
 
     every_steps: int = Field(default=500, ge=1, le=1_000_000)
+    """Optimizer steps between two saves."""
     keep: int = Field(default=3, ge=1, le=100)
     """The newest so many complete ones stay."""
 

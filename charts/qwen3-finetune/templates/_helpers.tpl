@@ -1,0 +1,102 @@
+{{- define "qwen3-finetune.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 52 | trimSuffix "-" }}
+{{- end }}
+
+{{- /* 52 characters, so that every suffix of this chart still fits 63. */}}
+{{- define "qwen3-finetune.fullname" -}}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" }}
+{{- else if contains (include "qwen3-finetune.name" .) .Release.Name }}
+{{- .Release.Name | trunc 52 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name (include "qwen3-finetune.name" .) | trunc 52 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "qwen3-finetune.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "qwen3-finetune.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: operator
+{{- end }}
+
+{{- define "qwen3-finetune.labels" -}}
+{{ include "qwen3-finetune.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/part-of: qwen3-finetune
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end }}
+
+{{- define "qwen3-finetune.serviceAccountName" -}}
+{{- default (ternary (include "qwen3-finetune.fullname" .) "default" .Values.serviceAccount.create) .Values.serviceAccount.name }}
+{{- end }}
+
+{{- /* An image reference from (dict "image" ... "version" ...). */}}
+{{- define "qwen3-finetune.image" -}}
+{{- $registry := ternary (printf "%s/" .image.registry) "" (ne .image.registry "") }}
+{{- $version := ternary (printf "@%s" .image.digest) (printf ":%s" (default .version .image.tag)) (ne .image.digest "") }}
+{{- printf "%s%s%s" $registry .image.repository $version }}
+{{- end }}
+
+{{- /* The labels that the operator puts on every pod that it makes. */}}
+{{- define "qwen3-finetune.trainerLabels" -}}
+app.kubernetes.io/managed-by: qwen3-finetune-operator
+{{- end }}
+
+{{- /* The operator's settings file; finetune_operator.settings reads it. */}}
+{{- define "qwen3-finetune.settings" -}}
+image:
+  reference: {{ include "qwen3-finetune.image" (dict "image" .Values.trainer.image "version" .Chart.AppVersion) | quote }}
+  pullPolicy: {{ .Values.trainer.image.pullPolicy }}
+  pullSecrets: {{ toJson .Values.trainer.image.pullSecrets }}
+pods:
+  environment: {{ toJson .Values.trainer.environment }}
+  sharedMemory: {{ .Values.trainer.sharedMemory | quote }}
+  graceSeconds: {{ .Values.trainer.graceSeconds }}
+  userId: {{ .Values.trainer.userId }}
+  groupId: {{ .Values.trainer.groupId }}
+  runtimeClassName: {{ ternary "null" (quote .Values.trainer.runtimeClassName) (eq .Values.trainer.runtimeClassName "") }}
+  prepareCpu: {{ .Values.trainer.prepareCpu | quote }}
+  prepareMemory: {{ .Values.trainer.prepareMemory | quote }}
+limits:
+  maxNodes: {{ .Values.limits.maxNodes }}
+  maxGpusPerNode: {{ .Values.limits.maxGpusPerNode }}
+  priorityClasses: {{ toJson .Values.limits.priorityClasses }}
+namespaces: {{ toJson .Values.watchNamespaces }}
+progressIntervalSeconds: {{ .Values.settings.progressIntervalSeconds }}
+staleAfterSeconds: {{ .Values.settings.staleAfterSeconds }}
+resyncSeconds: {{ .Values.settings.resyncSeconds }}
+fencingGraceSeconds: {{ .Values.settings.fencingGraceSeconds }}
+{{- end }}
+
+{{- /* What the operator may do with runs and with what it makes for them. No secrets, no pods to create, no exec. */}}
+{{- define "qwen3-finetune.rules" -}}
+- apiGroups: [finetune.qwen3.io]
+  resources: [qwen3finetunes]
+  verbs: [get, list, watch, patch, delete]
+- apiGroups: [finetune.qwen3.io]
+  resources: [qwen3finetunes/status]
+  verbs: [patch]
+- apiGroups: [finetune.qwen3.io]
+  resources: [qwen3finetunes/finalizers]
+  verbs: [update]
+- apiGroups: [batch]
+  resources: [jobs]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [services, configmaps, persistentvolumeclaims]
+  verbs: [get, list, watch, create, patch, delete]
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch, delete]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [get, list, create, patch]
+{{- end }}
+
+{{- /* Nodes are no namespace's, so only a cluster-wide operator may be let read them. */}}
+{{- define "qwen3-finetune.nodeRules" -}}
+- apiGroups: [""]
+  resources: [nodes]
+  verbs: [get, list, watch]
+{{- end }}

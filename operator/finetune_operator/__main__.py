@@ -1,0 +1,112 @@
+"""`python -m finetune_operator --settings FILE [--namespace NS]...`: the operator as a process, until SIGTERM."""
+
+import argparse
+import asyncio
+import importlib.util
+import logging
+import random
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import kopf
+import prometheus_client
+
+from finetune_operator import handlers  # noqa: F401 - importing it registers the handlers
+from finetune_operator.backends.kubernetes.kinds import CHILDREN, OURS
+from finetune_operator.controller import Controller
+from finetune_operator.resource import GROUP
+from finetune_operator.settings import Settings, load_settings
+
+LONGEST_BACKOFF_SECONDS = 15.0
+
+
+class EndlessBackoffs:
+    """Seconds between tries of a failing list or watch: rising, spread, and without an end.
+
+    kopf's own backoffs end after 54 s, and then the operator does: an API server may well take longer to come back.
+    """
+
+    def __iter__(self) -> Iterator[float]:
+        seconds = 1.0
+        while True:
+            yield seconds * random.uniform(0.5, 1.0)  # noqa: S311 - no secret
+            seconds = min(LONGEST_BACKOFF_SECONDS, seconds * 1.5)
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs until SIGTERM or SIGINT. Returns 0 after one of them, 2 for settings that cannot be used, 1 for all else."""
+    arguments = _parser().parse_args(words)
+    kopf.configure(verbose=arguments.verbose, log_format=kopf.LogFormat.JSON)
+    try:
+        settings = load_settings(arguments.settings) if arguments.settings else Settings()
+    except (ValueError, OSError) as error:
+        print(error, file=sys.stderr)
+        return 2
+    try:
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_operate(arguments, settings))
+    except Exception:
+        logging.getLogger(__name__).exception("the operator ends")
+        return 1
+    return 0
+
+
+async def _operate(arguments: argparse.Namespace, settings: Settings) -> None:
+    namespaces = tuple(arguments.namespace) or settings.namespaces
+    controller = Controller(settings, namespaces)
+    if arguments.metrics_port:
+        prometheus_client.start_http_server(arguments.metrics_port, registry=controller.metrics.registry)
+    await kopf.operator(
+        memo=kopf.Memo(controller=controller),
+        settings=kopf_settings(),
+        standalone=True,
+        clusterwide=not namespaces,
+        namespaces=namespaces,
+        liveness_endpoint=f"http://0.0.0.0:{arguments.health_port}/healthz",
+    )
+
+
+def kopf_settings() -> kopf.OperatorSettings:
+    """What kopf is to do otherwise than by default, and why."""
+    settings = kopf.OperatorSettings()
+    settings.networking.request_timeout = 30
+    settings.networking.connect_timeout = 10
+    settings.networking.error_backoffs = EndlessBackoffs()
+    settings.watching.server_timeout = 600  # belt and braces beside kopf's own watchdog for silent streams
+    settings.watching.client_timeout = 660
+    settings.watching.chunk_size = 500
+    for kind in CHILDREN:  # else every pod of the cluster would be streamed to us
+        settings.watching.label_selectors[kind.group, kind.version, kind.plural] = OURS
+    settings.scanning.disabled = True  # needs no rights on CRDs and namespaces; ours must exist at start anyway
+    settings.posting.enabled = False  # events are written by the backend
+    # Today's handlers make kopf store nothing. Names of our own all the same: a later handler must not start with
+    # kopf's, since whoever changes them afterwards has every resource handled again.
+    settings.persistence.finalizer = f"{GROUP}/operator"
+    settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=GROUP)
+    settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=GROUP)
+    return settings
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="finetune_operator", description="Operator for Qwen3FineTune resources.")
+    parser.add_argument("--settings", type=Path, help="YAML file with the admin's settings; default: all defaults")
+    parser.add_argument(
+        "--namespace", action="append", default=[], help="watch this namespace; may be repeated; default: see settings"
+    )
+    parser.add_argument("--health-port", type=int, default=8080, help="port of /healthz (default: %(default)s)")
+    parser.add_argument("--metrics-port", type=int, default=9090, help="port of /metrics; 0: none")
+    parser.add_argument("--verbose", action="store_true", help="log more")
+    return parser
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop's where it is installed; it is no dependency."""
+    if importlib.util.find_spec("uvloop") is None:
+        return None
+    factory: Callable[[], asyncio.AbstractEventLoop] = importlib.import_module("uvloop").new_event_loop
+    return factory
+
+
+if __name__ == "__main__":
+    sys.exit(main())

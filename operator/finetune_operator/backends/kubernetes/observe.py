@@ -1,0 +1,135 @@
+"""Pure: Jobs and pods of a run -> preparation and attempts."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from finetune_contract import PrepareOutcome, Progress
+from finetune_operator.backends.kubernetes import pods
+from finetune_operator.backends.kubernetes.client import Object
+from finetune_operator.names import PREPARE_ROLE, ROLE_LABEL
+from finetune_operator.observation import Attempt, Preparation, WorkerState
+
+
+@dataclass(frozen=True, slots=True)
+class SeenProgress:
+    """Rank 0's newest answer, and when it came."""
+
+    progress: Progress
+    at: float
+
+
+def is_owned_by(item: Object, uid: str) -> bool:
+    """Whether the object was made for exactly this run, and not for a namesake that was deleted."""
+    return any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences", ()))
+
+
+def preparation(jobs: Iterable[Object], of_pods: Iterable[Object], complaints: Mapping[str, str]) -> Preparation | None:
+    """The preparation, if anything is left of it. `complaints` are the last warnings about Jobs, by uid."""
+    job = next((job for job in jobs if _is_preparation(job)), None)
+    newest = max((pod for pod in of_pods if _is_preparation(pod)), key=pods.created_at, default=None)
+    if newest is not None:
+        return _preparation_of_pod(newest, job)
+    if job is None:
+        return None
+    return Preparation(
+        state=_state_of_job(job),
+        created_at=pods.created_at(job),
+        is_being_deleted=pods.is_terminating(job),
+        waiting_message=complaints.get(job["metadata"]["uid"]),
+        message=job_failure(job),
+    )
+
+
+def attempts(
+    jobs: Sequence[Object],
+    of_pods: Sequence[Object],
+    complaints: Mapping[str, str],
+    progress: Mapping[int, SeenProgress],
+) -> tuple[Attempt, ...]:
+    """Every attempt of which a Job or a pod is left, oldest first."""
+    of_job = {number: job for job in jobs if (number := pods.attempt_number(job)) is not None}
+    of_pod: dict[int, list[Object]] = {}
+    for pod in of_pods:
+        if (number := pods.attempt_number(pod)) is not None:
+            of_pod.setdefault(number, []).append(pod)
+    return tuple(
+        _attempt(number, of_job.get(number), of_pod.get(number, []), complaints, progress.get(number))
+        for number in sorted({*of_job, *of_pod})
+    )
+
+
+def needs_explanation(job: Object, of_pods: Iterable[Object]) -> bool:
+    """Whether a Job ought to have pods and has none, so that its events are worth a look."""
+    if job["spec"].get("suspend") or is_finished(job) or pods.is_terminating(job):
+        return False
+    return not any(is_owned_by(pod, job["metadata"]["uid"]) for pod in of_pods)
+
+
+def is_finished(job: Object) -> bool:
+    """The Job controller has finished with it, well or badly."""
+    return job_failure(job) is not None or _has_condition(job, ("Complete", "SuccessCriteriaMet"))
+
+
+def job_failure(job: Object) -> str | None:
+    """Why the Job controller gave the Job up; None: it did not."""
+    for condition in job.get("status", {}).get("conditions", ()):
+        if condition["type"] in ("Failed", "FailureTarget") and condition["status"] == "True":
+            return condition.get("message") or condition.get("reason") or "the Job failed"
+    return None
+
+
+def _attempt(
+    number: int, job: Object | None, of_pods: list[Object], complaints: Mapping[str, str], seen: SeenProgress | None
+) -> Attempt:
+    workers = tuple(sorted((pods.worker(pod) for pod in of_pods), key=lambda worker: (worker.index, worker.name)))
+    failure = job_failure(job) if job else None
+    return Attempt(
+        number=number,
+        workers=workers,
+        num_nodes=_num_nodes(job) if job else 1 + max(worker.index for worker in workers),
+        created_at=min(pods.created_at(item) for item in (job, *of_pods) if item),
+        # without its Job, whatever is left of an attempt is on its way out
+        is_being_deleted=job is None or pods.is_terminating(job),
+        is_suspended_by_queue=bool(job and job["spec"].get("suspend")),
+        is_failed=failure is not None,
+        job_message=failure or (complaints.get(job["metadata"]["uid"]) if job else None),
+        progress=seen.progress if seen else None,
+        progress_seen_at=seen.at if seen else None,
+    )
+
+
+def _preparation_of_pod(pod: Object, job: Object | None) -> Preparation:
+    outcome = pods.parsed_outcome(PrepareOutcome, pods.termination_text(pod))
+    waiting_reason, waiting_message = pods.waiting(pod)
+    return Preparation(
+        state=pods.state(pod),
+        created_at=pods.created_at(job or pod),
+        is_being_deleted=pods.is_terminating(pod) or job is None or pods.is_terminating(job),
+        waiting_reason=waiting_reason,
+        waiting_message=waiting_message,
+        exit_code=pods.exit_code(pod),
+        reason=pods.end_reason(pod),
+        message=None if outcome else pods.end_message(pod),
+        disruption=pods.disruption(pod),
+        outcome=outcome,
+    )
+
+
+def _state_of_job(job: Object) -> WorkerState:
+    if job_failure(job) is not None:
+        return WorkerState.FAILED
+    return WorkerState.SUCCEEDED if is_finished(job) else WorkerState.WAITING
+
+
+def _num_nodes(job: Object) -> int:
+    # A queue may lower parallelism; completions is what was asked for.
+    return int(job["spec"].get("completions") or job["spec"].get("parallelism") or 1)
+
+
+def _is_preparation(item: Object) -> bool:
+    return bool(item["metadata"].get("labels", {}).get(ROLE_LABEL) == PREPARE_ROLE)
+
+
+def _has_condition(job: Object, kinds: tuple[str, ...]) -> bool:
+    conditions = job.get("status", {}).get("conditions", ())
+    return any(condition["type"] in kinds and condition["status"] == "True" for condition in conditions)

@@ -1,0 +1,125 @@
+"""The operator without its framework: the store is filled, runs are woken, passes run, everything is looked at again.
+
+Level-based: an event only says that a run is worth a look. What the pass acts on is the store, which every pass, watch
+and resync makes newer; nothing else is remembered, and a restarted operator finds all of it again by listing.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from finetune_operator.backends.kubernetes import KubernetesBackend
+from finetune_operator.backends.kubernetes.client import Api, ConflictError, Object
+from finetune_operator.backends.kubernetes.kinds import RUNS, WATCHED, Kind, selector
+from finetune_operator.backends.kubernetes.store import RunKey, Store, key_of
+from finetune_operator.metrics import Metrics
+from finetune_operator.reconcile import run_pass
+from finetune_operator.runner import Runner
+from finetune_operator.settings import Settings
+
+STALLED_AFTER_RESYNCS = 5
+"""So many missed resyncs, or a pass that has run for so long, mean that nothing is being reconciled."""
+
+logger = logging.getLogger(__name__)
+
+
+class Controller:
+    """One operator; the API server is its only memory."""
+
+    def __init__(self, settings: Settings, namespaces: tuple[str, ...] = (), clock: Callable[[], float] = time.time):
+        """`namespaces` to look after; empty: the whole cluster."""
+        self.settings = settings
+        self.store = Store()
+        self.metrics = Metrics(self._bodies, clock)
+        self.runner: Runner[RunKey] = Runner(self._one_pass)
+        self._scopes: tuple[str | None, ...] = namespaces or (None,)
+        self._clock = clock
+        self._synced_at = clock()
+        self._api: Api | None = None
+        self._backend: KubernetesBackend | None = None
+        self._resyncing: asyncio.Task[None] | None = None
+
+    async def start(self, api: Api | None = None) -> None:
+        """The store is full, every run is woken, and will be woken again in every interval.
+
+        Raises ApiError when the API server does not answer or does not know the resource: the process should end.
+        """
+        self._api = api or await Api.connect(self.metrics.saw_call)
+        self._backend = KubernetesBackend(self._api, self.store, self.settings, self._clock)
+        await self._resync()
+        self._resyncing = asyncio.get_running_loop().create_task(self._resync_forever(), name="resync")
+
+    async def close(self) -> None:
+        """Nothing runs afterwards."""
+        if self._resyncing is not None:
+            self._resyncing.cancel()
+            await asyncio.gather(self._resyncing, return_exceptions=True)
+        await self.runner.close()
+        if self._backend is not None:
+            await self._backend.close()
+        if self._api is not None:
+            await self._api.close()
+
+    def saw(self, kind: Kind, item: Object, *, is_gone: bool) -> None:
+        """A watch told of `item`; if that is news, its run is looked at."""
+        is_news = self.store.remove(kind, item) if is_gone else self.store.put(kind, item)
+        key = key_of(kind, item)
+        if is_news and key is not None:
+            self.runner.wake(key)
+
+    def stalled(self) -> str | None:
+        """Why nothing is being reconciled any more; None: all is well."""
+        limit = STALLED_AFTER_RESYNCS * self.settings.resync_seconds
+        if (age := self._clock() - self._synced_at) > limit:
+            return f"the last successful resync was {age:.0f} s ago"
+        if (seconds := self.runner.longest_pass_seconds()) > limit:
+            return f"a pass has been running for {seconds:.0f} s"
+        return None
+
+    async def _one_pass(self, key: RunKey) -> float | None:
+        assert self._backend is not None, "passes begin after start()"
+        body = self.store.run(key)
+        if body is None:
+            self._backend.forget(key)
+            return None
+        ended_pods, result = self.store.ended_pods(key), "failed"
+        started = time.monotonic()
+        try:
+            done = await run_pass(body, self._backend, self.settings, self._clock())
+            result = "wrote" if done.was_written else "unchanged"
+        except ConflictError:
+            result = "conflict"
+            raise
+        except Exception:
+            self.metrics.errors.labels("pass").inc()
+            raise
+        finally:
+            self.metrics.pass_seconds.labels(result).observe(time.monotonic() - started)
+        self.metrics.saw_success()
+        if self.store.told(key, ended_pods):
+            self.runner.wake(key)  # the pods that were shown for the last time are gone for the next pass
+        return done.next_look_seconds
+
+    async def _resync(self) -> None:
+        assert self._api is not None, "set by start()"
+        for kind in WATCHED:
+            for namespace in self._scopes:
+                items, version = await self._api.list(kind, namespace, labels=selector(kind))
+                self.store.refill(kind, items, version, namespace)
+        for key in self.store.runs():
+            self.runner.wake(key)
+        self._synced_at = self._clock()
+        self.metrics.saw_success()
+
+    async def _resync_forever(self) -> None:
+        while True:
+            await asyncio.sleep(self.settings.resync_seconds)
+            try:
+                await self._resync()
+            except Exception as error:
+                self.metrics.errors.labels("resync").inc()
+                logger.warning("resync failed, the next is in %.0f s: %s", self.settings.resync_seconds, error)
+
+    def _bodies(self) -> list[Object]:
+        return [body for key in self.store.runs() if (body := self.store.child(RUNS, key, key.name)) is not None]

@@ -1,0 +1,247 @@
+"""Pure: how an attempt ended -> its root cause -> what to do about it.
+
+A gang dies together, so one failure is seen many times: the rank that ran out of memory says so, and every other rank
+says that its connection broke. The cause nearest to the root wins: what a rank says of itself beats what Kubernetes
+says of its pod, that beats a process that died without a word, and that beats the echo of somebody else's death.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+
+from finetune_contract import PEER_LOST, ExitCode, Failure, Outcome
+from finetune_operator.observation import Attempt, Preparation, Worker, WorkerState
+
+
+class Cause(StrEnum):
+    """Why an attempt (or a preparation) ended; what workers can show is listed with the nearest to the root first."""
+
+    DONE = "Done"
+    USER_ERROR = "UserError"
+    """The run cannot work as written."""
+    OUT_OF_MEMORY = "OutOfMemory"
+    """The GPU's memory did not suffice."""
+    NOT_A_NUMBER = "NotANumber"
+    """The loss or its gradient was not finite."""
+    HOST_OUT_OF_MEMORY = "HostOutOfMemory"
+    """The pod's own memory limit was hit."""
+    DISRUPTION = "Disruption"
+    """The cluster took a worker away: preemption, drain, lost node."""
+    UNEXPECTED = "Unexpected"
+    """An exception nobody foresaw, or an end without a word."""
+    INFRASTRUCTURE = "Infrastructure"
+    """Communication or hardware failed, or a process was killed."""
+    PREEMPTED = "Preempted"
+    """A SIGTERM that nobody explained."""
+    HANG = "Hang"
+    """No step for longer than recovery.hangTimeoutSeconds; ended by us."""
+    SUSPENDED = "Suspended"
+    """spec.suspend; ended by us."""
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
+    """No step within scheduling.preRunningDeadlineSeconds; ended by us."""
+
+
+class Verdict(StrEnum):
+    """What happens after an end."""
+
+    FINISH = "Finish"
+    RETRY = "Retry"
+    """A new attempt, counted against recovery.maxRestarts."""
+    RETRY_UNCOUNTED = "RetryUncounted"
+    """A new attempt that costs nothing: the run was not at fault."""
+    SUSPEND = "Suspend"
+    """A new attempt when spec.suspend is false again; not counted."""
+    GIVE_UP = "GiveUp"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ending:
+    """How an attempt ended, and where that was seen."""
+
+    cause: Cause
+    reason: str
+    """CamelCase, for conditions: the trainer's own word where it has one."""
+    message: str
+    exit_code: int | None = None
+    rank: int | None = None
+    node: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """How often may be retried."""
+
+    failures: int
+    """Counted failures so far."""
+    max_restarts: int
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether the next counted failure is the last."""
+        return self.failures >= self.max_restarts
+
+
+_ROOT_FIRST = tuple(Cause)
+
+_CAUSE_OF_EXIT = {
+    ExitCode.DONE: Cause.DONE,
+    ExitCode.UNEXPECTED: Cause.UNEXPECTED,
+    ExitCode.USER_ERROR: Cause.USER_ERROR,
+    ExitCode.OUT_OF_MEMORY: Cause.OUT_OF_MEMORY,
+    ExitCode.NOT_A_NUMBER: Cause.NOT_A_NUMBER,
+    ExitCode.INFRASTRUCTURE: Cause.INFRASTRUCTURE,
+    ExitCode.PREEMPTED: Cause.PREEMPTED,
+}
+
+_CERTAIN = frozenset({Cause.DONE, Cause.USER_ERROR, Cause.OUT_OF_MEMORY, Cause.NOT_A_NUMBER})
+"""What a trainer knows of itself for certain: no drained node explains it away."""
+
+_SIGKILL_EXIT, _SIGTERM_EXIT = 128 + 9, 128 + 15
+
+_ADVICE = {
+    Cause.OUT_OF_MEMORY: "lower parallelism.microBatch or dataset.maxTokens, set parallelism.activationCheckpointing: "
+    "Full, shard (strategy FSDP, or DeepSpeed stage 3 with offload), or ask for more GPUs; "
+    "training.globalBatch keeps its meaning throughout",
+    Cause.HOST_OUT_OF_MEMORY: "raise resources.memoryPerGpu, or offload less to the CPU",
+    Cause.NOT_A_NUMBER: "lower training.learningRate, lengthen training.schedule.warmupRatio, keep "
+    "training.maxGradNorm at 1.0, and prefer precision Bf16 to Fp16; then look at the rows of that step",
+}
+
+
+def classify(attempt: Attempt) -> Ending:
+    """The root cause of the end of `attempt`, by what its workers show now."""
+    shown = [ending for worker in attempt.workers if (ending := _shown_by(worker)) is not None]
+    if shown:
+        return min(shown, key=_distance_from_root)
+    if "DisruptionTarget" in (attempt.job_message or ""):  # the Job controller's own words for a pod that is gone
+        return _ending(Cause.DISRUPTION, f"a worker was taken away: {attempt.job_message}")
+    if any(worker.state is WorkerState.SUCCEEDED for worker in attempt.workers):
+        return _ending(Cause.UNEXPECTED, "the workers ended with exit code 0 and left no result")
+    said = f"the last word was: {attempt.job_message}" if attempt.job_message else "nobody said why"
+    return _ending(Cause.INFRASTRUCTURE, f"the workers are gone, and {said}")
+
+
+def classify_preparation(preparation: Preparation) -> Ending:
+    """The cause of the end of a preparation that did not succeed."""
+    outcome = preparation.outcome
+    if outcome is not None and outcome.failure is not None:
+        return _told(_CAUSE_OF_EXIT[outcome.exit_code], outcome.failure, node=None)
+    if preparation.disruption is not None:
+        return _ending(Cause.DISRUPTION, _disrupted("the preparation", preparation.disruption, preparation.message))
+    if preparation.reason == "OOMKilled":
+        message = "the preparation's pod hit its memory limit; the admin sets it in the operator's pods.prepareMemory"
+        return _ending(Cause.HOST_OUT_OF_MEMORY, message)
+    if preparation.exit_code is None:
+        said = preparation.message or preparation.reason or "nobody said why"
+        return _ending(Cause.INFRASTRUCTURE, f"the preparation could not run: {said}")
+    cause = _cause_of_code(preparation.exit_code)
+    message = f"the preparation ended with exit code {preparation.exit_code} and left no report"
+    return _ending(cause, message, exit_code=preparation.exit_code)
+
+
+def decide(ending: Ending, budget: Budget) -> Verdict:
+    """What to do after `ending`."""
+    match ending.cause:
+        case Cause.DONE:
+            return Verdict.FINISH
+        case Cause.SUSPENDED:
+            return Verdict.SUSPEND
+        case Cause.DISRUPTION | Cause.PREEMPTED:
+            return Verdict.RETRY_UNCOUNTED
+        case Cause.HANG | Cause.INFRASTRUCTURE | Cause.UNEXPECTED:
+            return Verdict.GIVE_UP if budget.is_used_up else Verdict.RETRY
+        case _:
+            return Verdict.GIVE_UP
+
+
+def done_outcome(attempt: Attempt) -> Outcome | None:
+    """The word of a worker that the run is complete, with its result."""
+    outcomes = (worker.outcome for worker in attempt.workers)
+    return next((outcome for outcome in outcomes if outcome is not None and outcome.result is not None), None)
+
+
+def _distance_from_root(ending: Ending) -> tuple[int, bool]:
+    return _ROOT_FIRST.index(ending.cause), ending.reason == PEER_LOST
+
+
+def _shown_by(worker: Worker) -> Ending | None:
+    """What this worker says of the attempt's end; None: nothing."""
+    return next(_testimonies(worker), None)
+
+
+def _testimonies(worker: Worker) -> Iterator[Ending]:
+    """Every account of the worker's end, the most reliable first."""
+    outcome, where = worker.outcome, f"worker {worker.index}"
+    told = None if outcome is None else _told_by_trainer(outcome, worker.node)
+    if told is not None and told.cause in _CERTAIN:
+        yield told
+    if worker.disruption is not None:
+        message = _disrupted(where, worker.disruption, worker.message)
+        yield _ending(Cause.DISRUPTION, message, exit_code=worker.exit_code, node=worker.node)
+    if worker.reason == "OOMKilled":
+        message = f"{where} hit its memory limit; {_ADVICE[Cause.HOST_OUT_OF_MEMORY]}"
+        yield _ending(Cause.HOST_OUT_OF_MEMORY, message, exit_code=worker.exit_code, node=worker.node)
+    if told is not None:
+        yield told
+    if worker.state is WorkerState.FAILED:
+        yield _wordless(worker, where)
+
+
+def _told_by_trainer(outcome: Outcome, node: str | None) -> Ending | None:
+    if outcome.failure is not None:
+        return _told(_CAUSE_OF_EXIT[outcome.exit_code], outcome.failure, node)
+    if outcome.result is not None:
+        return _ending(
+            Cause.DONE, f"finished after step {outcome.result.steps}", exit_code=outcome.exit_code, node=node
+        )
+    if outcome.exit_code is ExitCode.PREEMPTED:
+        message = f"asked to stop, and saved after step {outcome.step}"
+        return _ending(Cause.PREEMPTED, message, exit_code=outcome.exit_code, node=node)
+    return None
+
+
+def _told(cause: Cause, failure: Failure, node: str | None) -> Ending:
+    parts = [failure.message, *failure.details]
+    if failure.peak_memory_bytes is not None and failure.requested_bytes is not None:
+        held, asked = failure.peak_memory_bytes / 2**30, failure.requested_bytes / 2**30
+        parts.append(f"{held:.1f} GiB were held at the peak when {asked:.1f} GiB more were asked for")
+    if cause in _ADVICE:
+        parts.append(_ADVICE[cause])
+    who = "" if failure.rank is None else f"rank {failure.rank}: "
+    return Ending(
+        cause=cause,
+        reason=failure.reason if re.fullmatch(r"[A-Za-z][A-Za-z0-9]*", failure.reason) else str(cause),
+        message=who + "; ".join(parts),
+        exit_code=failure.exit_code,
+        rank=failure.rank,
+        node=node,
+    )
+
+
+def _wordless(worker: Worker, where: str) -> Ending:
+    """The end of a worker whose trainer could not write an outcome."""
+    said = "".join(f": {text}" for text in (worker.reason, worker.message) if text)
+    if worker.exit_code is None:
+        return _ending(Cause.INFRASTRUCTURE, f"{where} failed before it ran{said}", node=worker.node)
+    cause = _cause_of_code(worker.exit_code)
+    message = f"{where} ended with exit code {worker.exit_code} and left no outcome{said}"
+    return _ending(cause, message, exit_code=worker.exit_code, node=worker.node)
+
+
+def _cause_of_code(exit_code: int) -> Cause:
+    """What an exit code says when it is all there is; 0 without a result is as unexpected as 1."""
+    if exit_code == _SIGKILL_EXIT:
+        return Cause.INFRASTRUCTURE
+    if exit_code == _SIGTERM_EXIT:
+        return Cause.PREEMPTED
+    known = {int(code): cause for code, cause in _CAUSE_OF_EXIT.items() if code is not ExitCode.DONE}
+    return known.get(exit_code, Cause.UNEXPECTED)
+
+
+def _disrupted(who: str, disruption: str, message: str | None) -> str:
+    return f"{who} was taken away ({disruption})" + (f": {message}" if message else "")
+
+
+def _ending(cause: Cause, message: str, *, exit_code: int | None = None, node: str | None = None) -> Ending:
+    return Ending(cause=cause, reason=str(cause), message=message, exit_code=exit_code, node=node)

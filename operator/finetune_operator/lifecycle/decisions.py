@@ -1,0 +1,140 @@
+"""One decision: records first, then acts that follow from the records, then conditions, phase, events."""
+
+from finetune_operator.failures import Verdict
+from finetune_operator.lifecycle import text
+from finetune_operator.lifecycle.attempts import is_over, is_stopping
+from finetune_operator.lifecycle.conditions import is_at_rest, with_conditions
+from finetune_operator.lifecycle.decision import (
+    Action,
+    Decision,
+    DeleteRun,
+    StartAttempt,
+    StartPreparation,
+    StopAttempt,
+    View,
+)
+from finetune_operator.lifecycle.events import events_between
+from finetune_operator.lifecycle.finals import is_final
+from finetune_operator.lifecycle.memory import has_undecided_attempt, remembered
+from finetune_operator.lifecycle.orders import deadline_at
+from finetune_operator.lifecycle.preparation import preparation_actions
+from finetune_operator.observation import Attempt, Observation
+from finetune_operator.planning import Plan, PlanError
+from finetune_operator.resource import Mode, Qwen3FineTune
+from finetune_operator.settings import Settings
+from finetune_operator.status import Status
+
+KEPT_ATTEMPTS = 2
+"""Ended attempts whose workers stay while the run goes on, so that their logs can be read."""
+
+_SHORTEST_LOOK_SECONDS = 1.0
+_ENDING_LOOK_SECONDS = 3.0
+"""While an attempt ends: what matters now is how soon the next one can start."""
+
+
+def decide_pass(
+    run: Qwen3FineTune,
+    previous: Status,
+    observation: Observation,
+    plan: Plan | PlanError,
+    settings: Settings,
+    now: float,
+) -> Decision:
+    """What is true of `run` now, and what is to be done. The status must be written before the first act.
+
+    `plan` is what planning says of the facts in `previous` and `observation`; `now` is in unix seconds. The same
+    arguments with the decided status as `previous` decide the same status and the same acts: a pass that died half-way
+    is simply run again.
+    """
+    view = View(run=run, observation=observation, plan=plan, settings=settings, now=now)
+    if is_final(previous, run):
+        return _final_pass(_observed(previous, run), view)
+    status = remembered(previous, view)
+    actions = _actions(status, view)
+    if status.start_time is None and any(isinstance(action, StartPreparation | StartAttempt) for action in actions):
+        status = status.model_copy(update={"start_time": text.timestamp(now)})
+    status = _observed(with_conditions(status, actions, view), run)
+    return Decision(
+        status=status,
+        actions=actions,
+        events=events_between(previous, status),
+        next_look_seconds=_next_look(status, actions, view),
+    )
+
+
+def _observed(status: Status, run: Qwen3FineTune) -> Status:
+    """`status`, saying that this generation of the run was seen."""
+    generation = run.metadata.generation
+    conditions = tuple(each.model_copy(update={"observed_generation": generation}) for each in status.conditions)
+    return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
+
+
+def _final_pass(status: Status, view: View) -> Decision:
+    """Nothing is started any more: leftovers go, and after its time the resource itself."""
+    actions = _ends(status, view)
+    ttl_seconds = view.run.spec.scheduling.ttl_seconds_after_finished
+    if ttl_seconds is not None and is_at_rest(view):
+        assert status.completion_time is not None
+        if view.now >= text.seconds_of(status.completion_time) + ttl_seconds:
+            return Decision(status=status, actions=(*actions, DeleteRun()))
+    return Decision(status=status, actions=actions, next_look_seconds=_next_look(status, actions, view))
+
+
+def _actions(status: Status, view: View) -> tuple[Action, ...]:
+    """The acts that follow from the records, in order."""
+    ends = _ends(status, view)
+    if status.completion_time is not None or view.run.spec.suspend:
+        return ends
+    if status.preparation is None:
+        return (*ends, *preparation_actions(view.observation.preparation, is_wanted=True))
+    return (*ends, *_old_attempts(view), *_next_attempt(status, view))
+
+
+def _ends(status: Status, view: View) -> tuple[Action, ...]:
+    """What must not run any more is told to stop, or removed."""
+    records = {record.number: record for record in status.attempts}
+    stops: list[Action] = []
+    for attempt in view.observation.attempts:
+        record = records.get(attempt.number)
+        if record is None or is_over(attempt):
+            continue
+        if record.decision is not None:
+            stops.append(StopAttempt(attempt.number, force=True))
+        elif is_stopping(record) and record.ended_at is not None:
+            is_late = view.now - text.seconds_of(record.ended_at) >= view.stop_seconds
+            stops.append(StopAttempt(attempt.number, force=is_late))
+    if status.completion_time is not None or view.run.spec.suspend:
+        stops.extend(preparation_actions(view.observation.preparation, is_wanted=False))
+    return tuple(stops)
+
+
+def _old_attempts(view: View) -> tuple[Action, ...]:
+    """Attempts that ended long ago are cleared away."""
+    over = [attempt for attempt in view.observation.attempts[:-KEPT_ATTEMPTS] if is_over(attempt)]
+    return tuple(StopAttempt(attempt.number, force=False) for attempt in over if not attempt.is_being_deleted)
+
+
+def _next_attempt(status: Status, view: View) -> tuple[Action, ...]:
+    """The next attempt, once the last one asks for it and no worker of any earlier one is left."""
+    observed: tuple[Attempt, ...] = view.observation.attempts
+    may_start = view.run.spec.mode is Mode.RUN and not has_undecided_attempt(status)
+    if not may_start or not all(is_over(attempt) for attempt in observed):
+        return ()
+    assert all(record.decision not in (Verdict.FINISH, Verdict.GIVE_UP) for record in status.attempts)
+    numbers = [attempt.number for attempt in observed] + [record.number for record in status.attempts]
+    return (StartAttempt(max(numbers, default=0) + 1),)
+
+
+def _next_look(status: Status, actions: tuple[Action, ...], view: View) -> float | None:
+    settings, looks = view.settings, []
+    is_ending = any(record.ended_at and not record.decision for record in status.attempts)
+    if is_ending or any(isinstance(action, StopAttempt) for action in actions):
+        looks.append(_ENDING_LOOK_SECONDS)
+    if status.completion_time is None:
+        is_idle = view.run.spec.suspend and not actions and is_at_rest(view)
+        looks.append(settings.resync_seconds if is_idle else settings.progress_interval_seconds)
+        if (deadline := deadline_at(status, view)) is not None:
+            looks.append(deadline - view.now)
+    elif (ttl_seconds := view.run.spec.scheduling.ttl_seconds_after_finished) is not None:
+        looks.append(text.seconds_of(status.completion_time) + ttl_seconds - view.now)
+    return max(_SHORTEST_LOOK_SECONDS, min(looks)) if looks else None

@@ -1,0 +1,75 @@
+"""What to tell people: the difference between two statuses, so that a fact is told once."""
+
+from collections.abc import Iterator
+
+from finetune_operator.failures import Verdict
+from finetune_operator.lifecycle.decision import Event
+from finetune_operator.status import AttemptStatus, ConditionStatus, ConditionType, Status
+
+
+def events_between(old: Status, new: Status) -> tuple[Event, ...]:
+    """What has happened from `old` to `new`, in the order in which things happen."""
+    return (*_plan(old, new), *_preparation(old, new), *_attempts(old, new), *_suspension(old, new), *_end(old, new))
+
+
+def _plan(old: Status, new: Status) -> Iterator[Event]:
+    if new.plan is not None and old.plan is None:
+        yield Event(reason="Planned", message=f"{new.plan.strategy} on {new.plan.gpus} GPUs: {new.plan.batch}")
+    refused = _became(old, new, ConditionType.PLANNED, ConditionStatus.FALSE)
+    if refused is not None:
+        yield Event(reason="PlanRefused", message=refused, is_warning=True)
+
+
+def _preparation(old: Status, new: Status) -> Iterator[Event]:
+    prepared = _became(old, new, ConditionType.PREPARED, ConditionStatus.TRUE)
+    if prepared is not None:
+        yield Event(reason="Prepared", message=prepared)
+    known = {failure.started_at for failure in old.preparation_failures}
+    for failure in new.preparation_failures:
+        if failure.started_at not in known:
+            message = f"{failure.cause}: {failure.message}; decision: {failure.decision}"
+            yield Event(reason="PreparationFailed", message=message, is_warning=True)
+
+
+def _attempts(old: Status, new: Status) -> Iterator[Event]:
+    before = {record.number: record for record in old.attempts}
+    for record in new.attempts:
+        was = before.get(record.number)
+        if was is None:
+            yield Event(reason="AttemptStarted", message=f"attempt {record.number} has been started")
+        if record.decision is not None and (was is None or was.decision is None):
+            yield from _attempt_ended(record)
+
+
+def _attempt_ended(record: AttemptStatus) -> Iterator[Event]:
+    is_bad = record.decision not in (Verdict.FINISH, Verdict.SUSPEND)
+    message = f"attempt {record.number} ended: {record.cause}: {record.message}"
+    yield Event(reason="AttemptEnded", message=message, is_warning=is_bad)
+    if record.decision in (Verdict.RETRY, Verdict.RETRY_UNCOUNTED):
+        counted = "counts against" if record.decision == Verdict.RETRY else "does not count against"
+        message = f"attempt {record.number + 1} follows; this {counted} recovery.maxRestarts"
+        yield Event(reason="Restarting", message=message)
+
+
+def _suspension(old: Status, new: Status) -> Iterator[Event]:
+    suspended = _became(old, new, ConditionType.SUSPENDED, ConditionStatus.TRUE)
+    if suspended is not None:
+        yield Event(reason="Suspended", message=suspended)
+    if old.suspended_since is not None and new.suspended_since is None and new.completion_time is None:
+        yield Event(reason="Resumed", message="spec.suspend is false again; the run goes on")
+
+
+def _end(old: Status, new: Status) -> Iterator[Event]:
+    succeeded = _became(old, new, ConditionType.SUCCEEDED, ConditionStatus.TRUE)
+    if succeeded is not None:
+        yield Event(reason="Succeeded", message=succeeded)
+    failed = _became(old, new, ConditionType.SUCCEEDED, ConditionStatus.FALSE)
+    if failed is not None:
+        yield Event(reason="Failed", message=failed, is_warning=True)
+
+
+def _became(old: Status, new: Status, type_: ConditionType, status: ConditionStatus) -> str | None:
+    """The message of a condition that has just taken on `status`; None: it had it, or has it not."""
+    was = next((condition.status for condition in old.conditions if condition.type is type_), None)
+    now = next((condition for condition in new.conditions if condition.type is type_), None)
+    return now.message if now is not None and now.status is status and was is not status else None

@@ -1,0 +1,115 @@
+"""What a pass adds to the durable records: who was seen, what ended, what was decided."""
+
+from finetune_operator.failures import Verdict, done_outcome
+from finetune_operator.lifecycle import text
+from finetune_operator.lifecycle.attempts import advanced, new_record
+from finetune_operator.lifecycle.conditions import is_at_rest
+from finetune_operator.lifecycle.decision import View
+from finetune_operator.lifecycle.finals import finished, given_up, planned_only
+from finetune_operator.lifecycle.orders import deadline_message
+from finetune_operator.lifecycle.preparation import with_preparation
+from finetune_operator.lifecycle.progress import at_rest, with_checkpoint, with_progress
+from finetune_operator.observation import Attempt
+from finetune_operator.planning import PlanError, plan_status
+from finetune_operator.resource import Mode
+from finetune_operator.status import MAX_ATTEMPTS, AttemptStatus, Status
+
+
+def remembered(previous: Status, view: View) -> Status:
+    """The records of a run that is not final, after what `view` shows."""
+    # what is not final may carry the refusal of an earlier generation
+    status = previous.model_copy(update={"failure": None, "completion_time": None})
+    for remember in (with_preparation, _with_attempts, _with_end, _with_plan, _with_deadline, _with_plan_mode):
+        status = remember(status, view)
+        if status.completion_time is not None:
+            return status
+    return _with_suspension(_with_progress_at_rest(status), view)
+
+
+def has_undecided_attempt(status: Status) -> bool:
+    """Whether an attempt is under way."""
+    return any(record.decision is None for record in status.attempts)
+
+
+def _with_attempts(status: Status, view: View) -> Status:
+    observed = {attempt.number: attempt for attempt in view.observation.attempts}
+    known = {record.number: record for record in status.attempts}
+    for number in sorted(observed.keys() | known.keys()):
+        attempt = observed.get(number)
+        record = known.get(number)
+        if record is None:
+            assert attempt is not None
+            record = new_record(attempt)
+        if record.decision is None:
+            status = _with_attempt(status, record, attempt, view)
+    return status
+
+
+def _with_attempt(status: Status, record: AttemptStatus, attempt: Attempt | None, view: View) -> Status:
+    """`status` after one more look at an attempt that is not decided yet."""
+    if attempt is not None:
+        status = with_progress(status, attempt, view)
+        for worker in attempt.workers:
+            status = with_checkpoint(status, worker.outcome.checkpoint if worker.outcome is not None else None)
+    new = advanced(record, attempt, status, view)
+    others = tuple(other for other in status.attempts if other.number != new.number)
+    records = tuple(sorted((*others, new), key=lambda each: each.number))[-MAX_ATTEMPTS:]
+    return status.model_copy(
+        update={
+            "attempts": records,
+            "restarts": max(status.restarts, new.number - 1),
+            "failures": status.failures + (new.decision == Verdict.RETRY),
+        }
+    )
+
+
+def _with_end(status: Status, view: View) -> Status:
+    """The run is final when its newest attempt has been decided that way."""
+    if not status.attempts:
+        return status
+    last = status.attempts[-1]
+    if last.decision == Verdict.GIVE_UP:
+        return given_up(status, last.reason or str(last.cause), f"attempt {last.number}: {last.message}", view)
+    if last.decision == Verdict.FINISH:
+        attempt = next(attempt for attempt in view.observation.attempts if attempt.number == last.number)
+        outcome = done_outcome(attempt)
+        assert outcome is not None, "an attempt is decided to be finished by its outcome alone"
+        return finished(status, outcome, view)
+    return status
+
+
+def _with_plan(status: Status, view: View) -> Status:
+    """The plan moves until an attempt runs by it, and again before the next one starts."""
+    if has_undecided_attempt(status):
+        return status
+    if isinstance(view.plan, PlanError):
+        return given_up(status.model_copy(update={"plan": None}), view.plan.reason, str(view.plan), view)
+    return status.model_copy(update={"plan": plan_status(view.plan)})
+
+
+def _with_deadline(status: Status, view: View) -> Status:
+    """The deadline before there is an attempt; of an attempt's own deadline see `orders`."""
+    if has_undecided_attempt(status) or (late := deadline_message(status, view)) is None:
+        return status
+    return given_up(status, "DeadlineExceeded", late, view)
+
+
+def _with_plan_mode(status: Status, view: View) -> Status:
+    is_ready = view.run.spec.mode is Mode.PLAN and status.preparation is not None
+    return planned_only(status, view) if is_ready and not status.attempts else status
+
+
+def _with_suspension(status: Status, view: View) -> Status:
+    since = status.suspended_since
+    if view.run.spec.suspend and since is None and is_at_rest(view):
+        return status.model_copy(update={"suspended_since": text.timestamp(view.now)})
+    if view.run.spec.suspend or since is None:
+        return status
+    seconds = status.suspended_seconds + max(0, round(view.now - text.seconds_of(since)))
+    return status.model_copy(update={"suspended_since": None, "suspended_seconds": seconds})
+
+
+def _with_progress_at_rest(status: Status) -> Status:
+    running = {record.number for record in status.attempts if record.decision is None}
+    is_current = status.progress is not None and status.progress.attempt in running
+    return status if is_current else at_rest(status)

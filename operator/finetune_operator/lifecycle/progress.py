@@ -1,0 +1,91 @@
+"""The newest figures of the current attempt, as they stand in status."""
+
+from finetune_contract import CheckpointReport, Progress, Stage, TrainingResult
+from finetune_operator.lifecycle import text
+from finetune_operator.lifecycle.decision import View
+from finetune_operator.observation import Attempt
+from finetune_operator.status import CheckpointStatus, ProgressStatus, Status
+
+STOPPED = "Stopped"
+"""The stage of figures whose attempt has ended before its time."""
+
+
+def with_progress(status: Status, attempt: Attempt, view: View) -> Status:
+    """`status` with what rank 0 of the running `attempt` last said; figures never go back within an attempt."""
+    old, new = status.progress, attempt.progress
+    if new is not None and new.attempt == attempt.number and _is_news(old, new, view):
+        status = with_checkpoint(status.model_copy(update={"progress": progress_status(new)}), new.checkpoint)
+    progress = status.progress
+    if progress is None or progress.attempt != attempt.number:
+        return status
+    heard_at = attempt.progress_seen_at or text.seconds_of(progress.updated_at)
+    is_stale = view.now - heard_at > view.settings.stale_after_seconds
+    return status.model_copy(update={"progress": progress.model_copy(update={"stale": is_stale})})
+
+
+def with_checkpoint(status: Status, report: CheckpointReport | None) -> Status:
+    """`status` with the newest complete checkpoint that an attempt told of, if it told of one."""
+    if report is None:
+        return status
+    told = CheckpointStatus(step=report.step, path=report.path, bytes=report.bytes)
+    return status.model_copy(update={"checkpoint": told})
+
+
+def at_rest(status: Status) -> Status:
+    """`status` of a run in which nothing trains: what was reached stays, what tells of speed goes."""
+    if status.progress is None or status.progress.stage == Stage.DONE:
+        return status
+    gone = {"eta": None, "tokens_per_second": None, "step_seconds": None, "stale": False, "stage": STOPPED}
+    return status.model_copy(update={"progress": status.progress.model_copy(update=gone)})
+
+
+def completed(status: Status, result: TrainingResult) -> Status:
+    """`status` of a run that has reached its last step with `result`."""
+    progress = at_rest(status).progress
+    if progress is not None:
+        reached = {"step": result.steps, "total_steps": result.steps, "percent": "100%", "stage": str(Stage.DONE)}
+        progress = progress.model_copy(update=reached | {"loss": number(result.final_loss)})
+    return status.model_copy(
+        update={
+            "progress": progress,
+            "final_loss": number(result.final_loss),
+            "validation_loss": None if result.validation_loss is None else number(result.validation_loss),
+        }
+    )
+
+
+def number(value: float) -> str:
+    """A loss or another small figure: `1.2346`."""
+    return f"{value:.4f}"
+
+
+def progress_status(progress: Progress) -> ProgressStatus:
+    """`progress` in the words of status."""
+    return ProgressStatus(
+        attempt=progress.attempt,
+        stage=progress.stage,
+        step=progress.step,
+        total_steps=progress.total_steps,
+        percent=text.percent(progress.step, progress.total_steps),
+        epoch=round(progress.epoch, 2),
+        loss=None if progress.loss is None else number(progress.loss),
+        validation_loss=None if progress.validation_loss is None else number(progress.validation_loss),
+        learning_rate=None if progress.learning_rate is None else f"{progress.learning_rate:.3g}",
+        tokens_per_second=None if progress.tokens_per_second is None else round(progress.tokens_per_second),
+        step_seconds=None if progress.step_seconds is None else f"{progress.step_seconds:.2f}",
+        eta=None if progress.eta_seconds is None else text.duration(progress.eta_seconds),
+        peak_memory=None if progress.peak_memory_bytes is None else text.memory(progress.peak_memory_bytes),
+        updated_at=text.timestamp(progress.updated_at),
+    )
+
+
+def _is_news(old: ProgressStatus | None, new: Progress, view: View) -> bool:
+    """Whether `new` is later than `old`, and `old` has stood long enough: each write costs the API server."""
+    if old is None or new.attempt > old.attempt:
+        return True
+    if new.attempt < old.attempt or new.step < old.step or new.updated_at < text.seconds_of(old.updated_at):
+        return False
+    if new.stage != old.stage:
+        return True
+    # abs(): the trainer's clock may be ahead of ours, and then nothing would be news for that long
+    return abs(view.now - text.seconds_of(old.updated_at)) >= view.settings.progress_interval_seconds

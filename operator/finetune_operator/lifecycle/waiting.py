@@ -1,0 +1,117 @@
+"""Workers that cannot start yet: what they wait for, and what the user can do about it.
+
+Waiting is no failure. A Secret that is made, an image that appears or a queue that admits the run lets the workers go
+on by themselves, so nothing is stopped here and no attempt is used up; only preRunningDeadlineSeconds ends it.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from finetune_operator.lifecycle.decision import View
+from finetune_operator.observation import Attempt, Preparation, Worker, WorkerState
+from finetune_operator.resource import Qwen3FineTune, SecretKeyRef
+
+QUEUED = "Queued"
+UNSCHEDULABLE = "Unschedulable"
+QUOTA_EXCEEDED = "QuotaExceeded"
+QUEUE_REASONS = frozenset({QUEUED, UNSCHEDULABLE, QUOTA_EXCEEDED})
+"""Reasons of waiting for room, not for a missing thing: the run is in phase Queued."""
+
+_SECRET_MISSING = re.compile(r'secret "([^"]+)" not found')
+_KEY_MISSING = re.compile(r"couldn't find key (\S+) in Secret [^/]*/(\S+)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Waiting:
+    """What something waits for."""
+
+    reason: str
+    """CamelCase, for conditions."""
+    message: str
+
+
+def attempt_waits_for(attempt: Attempt, view: View) -> Waiting | None:
+    """The most telling thing that keeps the workers of `attempt` from starting; None: nothing worth a word."""
+    return next(_obstacles(attempt, view), None)
+
+
+def preparation_waits_for(preparation: Preparation, view: View) -> Waiting | None:
+    """What keeps the preparation from starting; None: nothing worth a word."""
+    if preparation.state is not WorkerState.WAITING:
+        return None
+    claims = next(_claims(view), None)
+    if claims is not None:
+        return claims
+    return _explained(preparation.waiting_reason, preparation.waiting_message, view.run)
+
+
+def _obstacles(attempt: Attempt, view: View) -> Iterator[Waiting]:
+    waiting = [worker for worker in attempt.workers if worker.state is WorkerState.WAITING]
+    for worker in sorted(waiting, key=_is_for_room):
+        if (told := _explained(worker.waiting_reason, worker.waiting_message, view.run)) is not None:
+            if told.reason == UNSCHEDULABLE:
+                yield from _claims(view)
+            yield Waiting(reason=told.reason, message=f"worker {worker.index}: {told.message}")
+    if attempt.is_suspended_by_queue:
+        yield Waiting(reason=QUEUED, message=attempt.job_message or "the queue has not admitted the run yet")
+    if attempt.job_message and len(attempt.workers) < attempt.num_nodes:
+        reason = QUOTA_EXCEEDED if "quota" in attempt.job_message else "WorkersNotCreated"
+        yield Waiting(reason=reason, message=attempt.job_message)
+
+
+def _is_for_room(worker: Worker) -> bool:
+    return worker.waiting_reason == UNSCHEDULABLE
+
+
+def _claims(view: View) -> Iterator[Waiting]:
+    observation = view.observation
+    for name in observation.missing_claims:
+        message = f"the PersistentVolumeClaim {name} ({_claim_field(view.run, name)}) does not exist; create it"
+        yield Waiting(reason="ClaimNotFound", message=message)
+    for claim in observation.unbound_claims:
+        if claim.message:
+            message = f"the PersistentVolumeClaim {claim.name} has no volume yet: {claim.message}"
+            yield Waiting(reason="VolumePending", message=message)
+
+
+def _claim_field(run: Qwen3FineTune, name: str) -> str:
+    storage = run.spec.storage
+    if storage.inputs is not None and storage.inputs.claim_name == name:
+        return "spec.storage.inputs.claimName"
+    return "spec.storage.cache.claimName" if storage.cache.claim_name == name else "spec.storage.output.claimName"
+
+
+def _explained(reason: str | None, message: str | None, run: Qwen3FineTune) -> Waiting | None:
+    if reason is None or reason in ("ContainerCreating", "PodInitializing"):
+        return None
+    said = message or reason
+    if (found := _SECRET_MISSING.search(said)) is not None:
+        field, key = _secret_field(run, found[1])
+        remedy = f"kubectl create secret generic {found[1]} --from-literal={key}=..."
+        return Waiting(
+            reason="SecretNotFound",
+            message=f"{field}: there is no Secret {found[1]} in namespace {run.metadata.namespace}; "
+            f"the run goes on once it is there: {remedy}",
+        )
+    if (found := _KEY_MISSING.search(said)) is not None:
+        field, _ = _secret_field(run, found[2])
+        return Waiting(reason="SecretKeyNotFound", message=f"{field}: the Secret {found[2]} has no key {found[1]}")
+    return Waiting(reason=reason, message=said)
+
+
+def _secret_field(run: Qwen3FineTune, name: str) -> tuple[str, str]:
+    """The field that names this Secret, and the key that it wants."""
+    for field, secret in _secrets(run):
+        if secret is not None and secret.name == name:
+            return field, secret.key
+    return "the operator's settings", "key"
+
+
+def _secrets(run: Qwen3FineTune) -> tuple[tuple[str, SecretKeyRef | None], ...]:
+    swanlab = run.spec.tracking.swanlab
+    return (
+        ("spec.model.tokenSecret", run.spec.model.token_secret),
+        ("spec.dataset.tokenSecret", run.spec.dataset.token_secret),
+        ("spec.tracking.swanlab.apiKeySecret", swanlab.api_key_secret if swanlab else None),
+    )

@@ -1,0 +1,69 @@
+"""The Job of one attempt: a gang of pods that live and die together.
+
+Replacing one pod of a running gang hangs or kills the others (three nodes with a static rendezvous were stuck for good),
+so nothing here restarts anything: the first failed pod ends the Job, and the operator makes another attempt.
+"""
+
+from finetune_contract import RunConfig
+from finetune_contract.paths import CONFIG_DIR, PROGRESS_PORT, RENDEZVOUS_PORT
+from finetune_operator.manifests.config_map import config_file
+from finetune_operator.manifests.environment import worker_environment
+from finetune_operator.manifests.metadata import Manifest, object_metadata
+from finetune_operator.manifests.pod import PodParts, pod_spec
+from finetune_operator.manifests.volumes import worker_volumes
+from finetune_operator.names import WORKER_ROLE, run_labels, workers_service
+from finetune_operator.names import attempt_job as job_name
+from finetune_operator.planning.quantities import multiplied
+from finetune_operator.resource import Qwen3FineTune
+from finetune_operator.settings import Settings
+
+
+def attempt_job(run: Qwen3FineTune, config: RunConfig, settings: Settings) -> Manifest:
+    """An Indexed Job with one pod per node and one rank per GPU.
+
+    `suspend` is left out: where a queue is in use, it alone sets that field.
+    """
+    name, nodes = run.metadata.name, run.spec.parallelism.nodes
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": object_metadata(run, job_name(name, config.attempt), role=WORKER_ROLE, attempt=config.attempt),
+        "spec": {
+            "backoffLimit": 0,
+            "completionMode": "Indexed",
+            "completions": nodes,
+            "parallelism": nodes,
+            "podReplacementPolicy": "Failed",
+            "template": {
+                "metadata": {"labels": run_labels(name, WORKER_ROLE, config.attempt)},
+                "spec": pod_spec(run, _parts(run, config, settings), settings),
+            },
+        },
+    }
+
+
+def _parts(run: Qwen3FineTune, config: RunConfig, settings: Settings) -> PodParts:
+    return PodParts(
+        container_name="trainer",
+        command=["python", "-m", "finetune_trainer.launch", str(CONFIG_DIR / config_file(config))],
+        environment=worker_environment(run, config.attempt, settings),
+        mounted=worker_volumes(run, config, settings.pods.shared_memory),
+        resources=_resources(run),
+        ports=[
+            {"name": "rendezvous", "containerPort": RENDEZVOUS_PORT, "protocol": "TCP"},
+            {"name": "progress", "containerPort": PROGRESS_PORT, "protocol": "TCP"},
+        ],
+        grace_seconds=config.grace_seconds,
+        subdomain=workers_service(run.metadata.name),
+    )
+
+
+def _resources(run: Qwen3FineTune) -> Manifest:
+    """Requests are limits: a gang must not lose one pod because a node was overcommitted."""
+    gpus, wanted = run.spec.parallelism.gpus_per_node, run.spec.resources
+    resources = {
+        "cpu": multiplied(wanted.cpu_per_gpu, gpus),
+        "memory": multiplied(wanted.memory_per_gpu, gpus),
+        wanted.gpu_resource: str(gpus),
+    }
+    return {"requests": dict(resources), "limits": dict(resources)}

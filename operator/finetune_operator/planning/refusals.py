@@ -1,0 +1,56 @@
+"""What a run is refused for before anything is made, apart from batch and memory (see `batch` and `remedies`)."""
+
+from finetune_contract import DatasetReport
+from finetune_operator.resource import MethodType, Qwen3FineTune
+from finetune_operator.settings import Settings
+
+
+class PlanError(ValueError):
+    """The run cannot work as written; `reason` is CamelCase for conditions, the text says what would work."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+def check_limits(run: Qwen3FineTune, settings: Settings) -> None:
+    """Hold `run` against what the admin allows. Raises PlanError `LimitExceeded` that names every excess at once."""
+    limits, parallelism = settings.limits, run.spec.parallelism
+    problems = []
+    if parallelism.nodes > limits.max_nodes:
+        problems.append(f"spec.parallelism.nodes: {parallelism.nodes} is more than the {limits.max_nodes} allowed here")
+    if parallelism.gpus_per_node > limits.max_gpus_per_node:
+        problems.append(
+            f"spec.parallelism.gpusPerNode: {parallelism.gpus_per_node} is more than the {limits.max_gpus_per_node} "
+            "allowed here; use more nodes"
+        )
+    wanted = run.spec.scheduling.priority_class
+    if wanted is not None and wanted not in limits.priority_classes:
+        allowed = ", ".join(limits.priority_classes) or "none"
+        problems.append(f"spec.scheduling.priorityClass: {wanted!r} is not allowed here; allowed: {allowed}")
+    if problems:
+        raise PlanError("LimitExceeded", "\n".join(problems))
+
+
+def check_output(run: Qwen3FineTune) -> None:
+    """Raises PlanError `NothingToMerge` when a merged model is asked of a run without an adapter."""
+    if run.spec.output.merge_adapter and run.spec.method.type is MethodType.FULL:
+        raise PlanError(
+            "NothingToMerge",
+            "spec.output.mergeAdapter: true, and method Full trains no adapter: its result is a whole model already; "
+            "remove mergeAdapter, or use method LoRA",
+        )
+
+
+def check_dataset(run: Qwen3FineTune, dataset: DatasetReport | None) -> None:
+    """Raises PlanError `NoTrainingRows` when the prepared dataset leaves nothing to train on."""
+    if dataset is None or dataset.sequences > 0:
+        return
+    spec = run.spec.dataset
+    raise PlanError(
+        "NoTrainingRows",
+        f"spec.dataset: no training sequence is left: {dataset.rows} rows kept, {dataset.dropped_rows} dropped as "
+        f"longer than maxTokens {spec.max_tokens} or without supervised tokens, {dataset.validation_rows} held out by "
+        f"validation.fraction {spec.validation.fraction:g}; raise maxTokens (the longest row has {dataset.length_max} "
+        "tokens), lower validation.fraction, or add rows",
+    )

@@ -1,0 +1,134 @@
+"""What the trainer is told: the resource and the plan in the contract's words."""
+
+from pathlib import PurePosixPath
+
+from finetune_contract import (
+    CheckpointConfig,
+    ConstantSchedule,
+    CosineSchedule,
+    DatasetConfig,
+    DatasetFormat,
+    HubKind,
+    HubSource,
+    LinearSchedule,
+    ModelSource,
+    OptimizerConfig,
+    OverlongPolicy,
+    Precision,
+    PrepareConfig,
+    RunConfig,
+    RunIdentity,
+    Schedule,
+    SwanLabConfig,
+    Thinking,
+    VolumeSource,
+)
+from finetune_operator.planning.plan import Locations, Plan, trained_method
+from finetune_operator.resource import Dataset, Model, Qwen3FineTune, ScheduleType, Source, SwanLab, Training
+from finetune_operator.status import PreparationStatus
+
+_DEFAULT_BRANCH = {HubKind.HUGGING_FACE: "main", HubKind.MODEL_SCOPE: "master"}
+
+
+def prepare_config(run: Qwen3FineTune, locations: Locations) -> PrepareConfig:
+    """What the preparation of `run` is told."""
+    return PrepareConfig(
+        run=_identity(run),
+        model=_source(run.spec.model, locations),
+        dataset=_dataset(run, locations),
+        method=trained_method(run),
+        cache_dir=locations.cache_dir,
+    )
+
+
+def run_config(
+    run: Qwen3FineTune,
+    plan: Plan,
+    preparation: PreparationStatus,
+    locations: Locations,
+    *,
+    attempt: int,
+    grace_seconds: int,
+) -> RunConfig:
+    """What attempt number `attempt` of `run` is told. `grace_seconds`: between SIGTERM and SIGKILL."""
+    spec = run.spec
+    return RunConfig(
+        run=_identity(run),
+        attempt=attempt,
+        model_dir=preparation.model_dir,
+        tokens_dir=preparation.tokens_dir,
+        output_dir=locations.output_dir,
+        method=trained_method(run),
+        batch=plan.batch,
+        epochs=spec.training.epochs,
+        max_steps=spec.training.max_steps,
+        optimizer=_optimizer(spec.training),
+        schedule=_schedule(spec.training),
+        precision=Precision(spec.training.precision),
+        parallelism=plan.parallelism,
+        activation_checkpointing=plan.activation_checkpointing,
+        checkpoint=CheckpointConfig(every_steps=spec.checkpoint.every_steps, keep=spec.checkpoint.keep),
+        merge_adapter=spec.output.merge_adapter,
+        seed=spec.training.seed,
+        progress_port=locations.progress_port,
+        grace_seconds=grace_seconds,
+        swanlab=_swanlab(spec.tracking.swanlab) if spec.tracking.swanlab else None,
+    )
+
+
+def _identity(run: Qwen3FineTune) -> RunIdentity:
+    return RunIdentity(name=run.metadata.name, namespace=run.metadata.namespace, uid=run.metadata.uid)
+
+
+def _source(wanted: Model | Dataset, locations: Locations) -> ModelSource:
+    if wanted.source is Source.VOLUME:
+        assert wanted.path is not None, "the resource refuses source Volume without a path"
+        return VolumeSource(path=str(PurePosixPath(locations.inputs_dir) / wanted.path))
+    assert wanted.id is not None, "the resource refuses a hub without an id"
+    hub = HubKind(wanted.source)
+    return HubSource(hub=hub, id=wanted.id, revision=wanted.revision or _DEFAULT_BRANCH[hub])
+
+
+def _dataset(run: Qwen3FineTune, locations: Locations) -> DatasetConfig:
+    spec = run.spec.dataset
+    return DatasetConfig(
+        source=_source(spec, locations),
+        file=spec.file,
+        format=DatasetFormat(spec.format),
+        max_tokens=spec.max_tokens,
+        overlong=OverlongPolicy(spec.overlong),
+        packing=spec.packing,
+        validation_fraction=spec.validation.fraction,
+        thinking=Thinking(spec.thinking),
+        system_prompt=spec.system_prompt,
+        seed=run.spec.training.seed,
+    )
+
+
+def _optimizer(training: Training) -> OptimizerConfig:
+    return OptimizerConfig(
+        peak_learning_rate=training.learning_rate,
+        beta1=training.optimizer.beta1,
+        beta2=training.optimizer.beta2,
+        epsilon=training.optimizer.epsilon,
+        weight_decay=training.optimizer.weight_decay,
+        max_grad_norm=training.max_grad_norm,
+    )
+
+
+def _schedule(training: Training) -> Schedule:
+    wanted = training.schedule
+    if wanted.type is ScheduleType.CONSTANT:
+        return ConstantSchedule(warmup_ratio=wanted.warmup_ratio)
+    kind = CosineSchedule if wanted.type is ScheduleType.COSINE else LinearSchedule
+    return kind(warmup_ratio=wanted.warmup_ratio, final_ratio=wanted.final_ratio)
+
+
+def _swanlab(wanted: SwanLab) -> SwanLabConfig:
+    """Without a key nobody could log in, so the run is then tracked offline."""
+    return SwanLabConfig(
+        project=wanted.project,
+        workspace=wanted.workspace,
+        host=wanted.host,
+        mode="online" if wanted.api_key_secret else "offline",
+    )

@@ -1,0 +1,110 @@
+"""What goes wrong on a real cluster, and that nothing is lost: kills, suspension, deletion."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from support.kit import SYSTEM, TEAM, Kit, finetune
+
+STEPS = 40
+
+
+def long_run(name: str, **spec: Any) -> dict[str, Any]:
+    """A run that is long enough to be disturbed, with dropout so that only an exact resume gives the same losses."""
+    run = finetune(name, **spec)
+    run["spec"]["training"]["maxSteps"] = STEPS
+    run["spec"]["method"] = {"type": "LoRA", "lora": {"rank": 8, "alpha": 32, "dropout": 0.1}}
+    return run
+
+
+def at_step(step: int) -> Any:
+    """Whether a status tells of a run that trains and has done so many steps."""
+    return lambda status: status.get("phase") == "Running" and status.get("progress", {}).get("step", 0) >= step
+
+
+@pytest.fixture(scope="module")
+def unbroken(kit: Kit) -> dict[int, float]:
+    """The losses of a run that nobody disturbs: the operator is killed meanwhile, and that is no disturbance."""
+    kit.apply(long_run("unbroken"))
+    kit.wait("unbroken", at_step(5), "step 5")
+    kit.cluster.kubectl("-n", SYSTEM, "delete", "pod", "--all", "--force", "--grace-period=0")
+    status = kit.wait_phase("unbroken", "Succeeded")["status"]
+    assert status["restarts"] == 0
+    return kit.losses("unbroken")
+
+
+def test_a_killed_operator_disturbs_nothing_and_makes_nothing_twice(kit: Kit, unbroken: dict[int, float]) -> None:
+    assert sorted(unbroken) == list(range(1, STEPS + 1))
+    jobs = kit.cluster.kubectl.json("-n", TEAM, "get", "jobs", "-l", "finetune.qwen3.io/run=unbroken")["items"]
+    assert sorted(job["metadata"]["name"] for job in jobs) == ["unbroken-prepare", "unbroken-r1"]
+    created = [
+        write.name
+        for write in kit.cluster.audit.writes()
+        if write.namespace == TEAM and write.resource in ("jobs", "services", "configmaps") and write.code == 201
+    ]
+    assert len(created) == len(set(created))
+
+
+def test_a_killed_rank_leads_to_attempt_two_and_the_same_losses(kit: Kit, unbroken: dict[int, float]) -> None:
+    kit.apply(long_run("killed"))
+    kit.wait("killed", at_step(10), "step 10")
+    victim = next(
+        pod for pod in kit.pods("killed", role="worker") if pod["metadata"]["name"].startswith("killed-r1-1-")
+    )
+    kit.cluster.kubectl("-n", TEAM, "delete", "pod", victim["metadata"]["name"], "--force", "--grace-period=0")
+    kit.wait("killed", lambda status: status.get("restarts", 0) == 1, "a second attempt")
+    status = kit.wait_phase("killed", "Succeeded")["status"]
+    first, second = status["attempts"]
+    assert first["cause"] not in ("Done", None)
+    assert second["resumedFromStep"] >= 4
+    assert kit.losses("killed") == unbroken
+
+
+def test_suspend_gives_the_gpus_back_and_resume_goes_on_exactly(kit: Kit, unbroken: dict[int, float]) -> None:
+    kit.apply(long_run("paused"))
+    kit.wait("paused", at_step(6), "step 6")
+    kit.patch("paused", {"suspend": True})
+    status = kit.wait_phase("paused", "Suspended")["status"]
+    assert kit.pods("paused", role="worker") == []
+    saved = status["checkpoint"]["step"]
+    assert saved >= 6
+    kit.patch("paused", {"suspend": False})
+    status = kit.wait_phase("paused", "Succeeded")["status"]
+    assert status["attempts"][1]["resumedFromStep"] == saved
+    assert status["failures"] == 0
+    assert kit.losses("paused") == unbroken
+
+
+def test_a_settled_run_costs_no_writes(kit: Kit, unbroken: dict[int, float]) -> None:
+    assert unbroken
+    start = datetime.now(UTC)
+    time.sleep(20)
+    ours = [write for write in kit.cluster.audit.writes(since=start) if SYSTEM in str(write.user)]
+    assert ours == []
+
+
+def test_deletion_takes_every_owned_object_along(kit: Kit) -> None:
+    kept = finetune("kept")
+    kept["spec"]["storage"]["output"] = {"size": "1Gi", "onDelete": "Retain"}
+    gone = finetune("gone")
+    for run in (kept, gone):
+        kit.apply(run)
+    for name in ("kept", "gone"):
+        kit.wait(name, lambda status: status.get("attempts"), "an attempt")
+        kit.cluster.kubectl("-n", TEAM, "delete", "qwen3finetune", name, "--wait=false")
+    deadline = time.monotonic() + 120
+    while left := _owned(kit, "kept") + _owned(kit, "gone"):
+        assert time.monotonic() < deadline, left
+        time.sleep(1)
+    claims = kit.cluster.kubectl.json("-n", TEAM, "get", "pvc")["items"]
+    names = {claim["metadata"]["name"] for claim in claims if not claim["metadata"].get("deletionTimestamp")}
+    assert "kept-output" in names
+    assert "gone-output" not in names
+
+
+def _owned(kit: Kit, name: str) -> list[str]:
+    kinds = "jobs,pods,services,configmaps"
+    found = kit.cluster.kubectl.json("-n", TEAM, "get", kinds, "-l", f"finetune.qwen3.io/run={name}")["items"]
+    return [f"{item['kind']}/{item['metadata']['name']}" for item in found]

@@ -1,0 +1,189 @@
+"""The installed kit on a real cluster, as a user meets it: images, chart, a restricted namespace, volumes."""
+
+import json
+import shutil
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness import Cluster
+
+ROOT = Path(__file__).parents[2]
+SYSTEM = "finetune-system"
+TEAM = "team-a"
+INPUTS, CACHE = "inputs", "model-cache"
+USER = 65532
+Run = dict[str, Any]
+
+
+@dataclass
+class Kit:
+    """One cluster with the operator installed by helm, and one team's namespace on it."""
+
+    cluster: Cluster
+    seen: dict[str, list[str]] = field(default_factory=dict)
+    """For each run the lines of `kubectl get` that were new, in order: the closing note's transcript."""
+
+    def install(self) -> None:
+        """Images from the Dockerfile, the chart by helm, and the team's namespace with its volumes."""
+        images = {name: self._image(name) for name in ("operator", "trainer")}
+        self.helm("upgrade", "--install", "kit", str(ROOT / "charts/qwen3-finetune"), *_values(images))
+        self.cluster.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=120s")
+        label = "pod-security.kubernetes.io/enforce=restricted"
+        self.cluster.kubectl("create", "namespace", TEAM)
+        self.cluster.kubectl("label", "namespace", TEAM, label)
+        self.cluster.kubectl.apply([_claim(INPUTS, "volume-0"), _claim(CACHE, "volume-1")])
+
+    def _image(self, target: str) -> str:
+        return self.cluster.ensure_image(target, ROOT / "Dockerfile", ROOT)
+
+    def helm(self, *words: str) -> str:
+        """What `helm <words>` prints, in the operator's namespace."""
+        command = [
+            str(self.cluster.tools() / "helm"),
+            "--kubeconfig",
+            str(self.cluster.kubeconfig),
+            "-n",
+            SYSTEM,
+            *words,
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def put_inputs(self, folder: Path) -> None:
+        """Copy a folder's content onto the inputs volume."""
+        shutil.copytree(folder, self.volume(INPUTS), dirs_exist_ok=True)
+
+    def volume(self, claim: str) -> Path:
+        """Where a bound claim's files lie on this machine."""
+        bound = self.cluster.kubectl.json("-n", TEAM, "get", "pvc", claim)
+        volume = self.cluster.kubectl.json("get", "pv", bound["spec"]["volumeName"])
+        return Path(volume["spec"]["local"]["path"])
+
+    def apply(self, run: Run) -> None:
+        """`kubectl apply` of a run in the team's namespace."""
+        self.cluster.kubectl("-n", TEAM, "apply", "-f", "-", stdin=json.dumps(run))
+
+    def patch(self, name: str, spec: dict[str, Any]) -> None:
+        """Merge `spec` into a run's spec."""
+        patch = json.dumps({"spec": spec})
+        self.cluster.kubectl("-n", TEAM, "patch", "qwen3finetune", name, "--type=merge", "-p", patch)
+
+    def get(self, name: str) -> Run:
+        """The run as the API server has it; its table line is remembered if it is new."""
+        line = self.cluster.kubectl("-n", TEAM, "get", "qwen3finetunes", name).strip().splitlines()[-1]
+        lines = self.seen.setdefault(name, [])
+        if not lines or lines[-1].rsplit(maxsplit=1)[0] != line.rsplit(maxsplit=1)[0]:  # the age alone is no news
+            lines.append(line)
+        found: Run = self.cluster.kubectl.json("-n", TEAM, "get", "qwen3finetune", name)
+        return found
+
+    def wait(self, name: str, fact: Callable[[Run], bool], what: str, timeout: float = 300) -> Run:
+        """The run once `fact` is true of its status; a run that fails first is an error that shows all of it."""
+        deadline = time.monotonic() + timeout
+        while True:
+            run = self.get(name)
+            status = run.get("status", {})
+            if fact(status):
+                return run
+            if status.get("phase") in ("Failed", "Succeeded") or time.monotonic() > deadline:
+                raise AssertionError(f"{name}: waited for {what}, and it is\n{self.describe(name)}")
+            time.sleep(0.5)
+
+    def wait_phase(self, name: str, phase: str, timeout: float = 300) -> Run:
+        """The run once it is in `phase`."""
+        return self.wait(name, lambda status: status.get("phase") == phase, phase, timeout)
+
+    def describe(self, name: str) -> str:
+        """Everything that helps to understand a run that went wrong."""
+        kubectl = self.cluster.kubectl
+        words = ("-n", TEAM)
+        parts = [
+            kubectl(*words, "get", "qwen3finetune", name, "-o", "yaml"),
+            kubectl(*words, "get", "pods,jobs,pvc,events"),
+            kubectl("-n", SYSTEM, "logs", "deployment/kit-qwen3-finetune", "--tail=40"),
+        ]
+        names = [pod["metadata"]["name"] for pod in self.pods(name)]
+        logged = [pod for pod in names if kubectl.works(*words, "logs", pod, "--tail=1")]
+        parts += [kubectl(*words, "logs", pod, "--tail=30") for pod in logged]
+        return "\n".join([*self.seen.get(name, []), *parts])
+
+    def pods(self, name: str, **labels: str) -> list[Any]:
+        """The pods of a run that are there, narrowed by labels of our own group."""
+        wanted = {"run": name, **labels}
+        selector = ",".join(f"finetune.qwen3.io/{key}={value}" for key, value in wanted.items())
+        pods: list[Any] = self.cluster.kubectl.json("-n", TEAM, "get", "pods", "-l", selector)["items"]
+        return pods
+
+    def losses(self, name: str, claim: str | None = None) -> dict[int, float]:
+        """Loss by step, as the attempts wrote it down; where a step was done twice, the later attempt's."""
+        folder = self.volume(claim or f"{name}-output") / name / "attempts"
+        found: dict[int, float] = {}
+        for attempt in sorted(folder.iterdir(), key=lambda path: int(path.name)):
+            for line in (attempt / "losses.jsonl").read_text().splitlines():
+                row = json.loads(line)
+                found[row["step"]] = row["loss"]
+        return found
+
+
+def finetune(name: str, **spec: Any) -> Run:
+    """A small run on two nodes with one GPU each; `spec` overrides whole blocks."""
+    return {
+        "apiVersion": "finetune.qwen3.io/v1alpha1",
+        "kind": "Qwen3FineTune",
+        "metadata": {"name": name},
+        "spec": {
+            "model": {"source": "Volume", "path": "tiny"},
+            "dataset": {"path": "huanhuan.json", "maxTokens": 128, "validation": {"fraction": 0.1}},
+            "method": {"type": "LoRA", "lora": {"rank": 8, "alpha": 32}},
+            "training": {
+                "maxSteps": 12,
+                "epochs": 100,
+                "globalBatch": {"samples": 8},
+                "learningRate": 1e-2,
+                "precision": "Fp32",
+            },
+            "parallelism": {"nodes": 2, "gpusPerNode": 1, "strategy": "DDP"},
+            "checkpoint": {"everySteps": 4, "keep": 2},
+            "storage": {
+                "inputs": {"claimName": INPUTS},
+                "cache": {"claimName": CACHE},
+                "output": {"size": "1Gi", "onDelete": "Delete"},
+            },
+            "resources": {"cpuPerGpu": "500m", "memoryPerGpu": "3Gi", "gpuMemory": "80Gi"},
+            **spec,
+        },
+    }
+
+
+def _values(images: dict[str, str]) -> list[str]:
+    words = ["--create-namespace", "--wait", "--timeout=180s"]
+    for block, image in (("image", images["operator"]), ("trainer.image", images["trainer"])):
+        registry, _, rest = image.partition("/")
+        repository, _, tag = rest.rpartition(":")
+        for key, value in (("registry", registry), ("repository", repository), ("tag", tag), ("pullPolicy", "Never")):
+            words += ["--set-string", f"{block}.{key}={value}"]
+    return [
+        *words,
+        "--set-string",
+        "trainer.environment.OMP_NUM_THREADS=1",
+        "--set",
+        "settings.progressIntervalSeconds=1",
+    ]
+
+
+def _claim(name: str, volume: str) -> dict[str, Any]:
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": TEAM},
+        "spec": {
+            "accessModes": ["ReadWriteMany"],
+            "volumeName": volume,
+            "resources": {"requests": {"storage": "1Gi"}},
+        },
+    }

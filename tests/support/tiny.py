@@ -1,0 +1,37 @@
+"""Tiny Qwen3 models for tests."""
+
+import importlib.util
+import shutil
+from pathlib import Path
+from types import ModuleType
+from typing import Literal
+
+from support.tokenizer import qwen3_tokenizer_dir
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+HUANHUAN = EXAMPLES / "huanhuan.json"
+REAL_VOCAB_SIZE = 151_936
+
+
+def tiny_model_dir(folder: Path, tokenizer: Literal["real", "tiny"] = "tiny") -> Path:
+    """A complete model folder below `folder`: Qwen3 with random weights and Qwen3's own tokenizer, or a tiny one."""
+    target = folder / f"tiny-qwen3-{tokenizer}"
+    maker = make_model_script()
+    if tokenizer == "tiny":
+        maker.make_model(target)
+    else:
+        target.mkdir(parents=True)
+        for file in qwen3_tokenizer_dir().iterdir():
+            shutil.copy(file, target)
+        maker.save_model(target, maker.tiny_config(REAL_VOCAB_SIZE, hidden_size=32, num_layers=2))
+    return target
+
+
+def make_model_script() -> ModuleType:
+    """examples/tiny/make_model.py as a module."""
+    spec = importlib.util.spec_from_file_location("make_model", EXAMPLES / "tiny" / "make_model.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module

@@ -1,0 +1,91 @@
+"""Folders on a shared volume that are either complete or not there.
+
+Contents are written into a `.partial` folder beside the target, fsynced, marked with the names, sizes and digests of
+all files, and renamed. Whoever finds the folder without its marker, or with a file that differs, knows not to use it.
+"""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MARKER = "COMPLETE.json"
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of `folder` against every other process on this volume; released by the system if we die."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.parent / f".{folder.name}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def partial_folder(folder: Path) -> Path:
+    """Where the contents of `folder` grow; to be used under its lock alone."""
+    return folder.parent / f".{folder.name}.partial"
+
+
+def complete(folder: Path, facts: dict[str, Any], *, with_digests: bool) -> None:
+    """Turn the partial folder of `folder` into `folder`, for good, with `facts` in its marker.
+
+    Digests cost one read of all files; without them the marker holds sizes alone.
+    """
+    partial = partial_folder(folder)
+    files = {}
+    for path in _files(partial):
+        _fsync(path)
+        files[str(path.relative_to(partial))] = _entry(path, with_digest=with_digests)
+    marker = partial / MARKER
+    marker.write_text(json.dumps({"files": files, "facts": facts}, indent=1), encoding="utf-8")
+    _fsync(marker)
+    for path in sorted(path for path in partial.rglob("*") if path.is_dir()):
+        _fsync(path)
+    _fsync(partial)
+    shutil.rmtree(folder, ignore_errors=True)  # what stands there had been found incomplete
+    os.rename(partial, folder)
+    _fsync(folder.parent)
+
+
+def completed_facts(folder: Path, *, check_digests: bool = False) -> dict[str, Any] | None:
+    """The facts of a complete folder; None if it is absent, unfinished, or a file differs from the marker."""
+    try:
+        marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
+        for name, expected in marker["files"].items():
+            found = _entry(folder / name, with_digest=check_digests and "sha256" in expected)
+            if any(expected[key] != value for key, value in found.items()):
+                return None
+    except (OSError, ValueError, KeyError):
+        return None
+    facts: dict[str, Any] = marker["facts"]
+    return facts
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _entry(path: Path, *, with_digest: bool) -> dict[str, Any]:
+    entry: dict[str, Any] = {"bytes": path.stat().st_size}
+    if with_digest:
+        entry["sha256"] = file_digest(path)
+    return entry
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MARKER)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,239 @@
+"""Process 1 of a pod: starts this node's ranks, passes on signals, and ends with the exit code of the root cause.
+
+`python -m finetune_trainer.launch RUN_JSON`, placed by PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK, PET_MASTER_ADDR
+and PET_MASTER_PORT; without them one node holds all ranks of the run. The ranks are torch's own elastic agent's, with a
+static rendezvous and no restart: a rank that dies ends the attempt on this node, and the operator begins another.
+
+The agent runs in a thread, so that signals are ours: torch would answer a second SIGTERM by giving up, and gives ranks
+30 seconds whatever the pod has. The ranks live in sessions of their own, and tell their process ids by files.
+"""
+
+import os
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from finetune_contract import ExitCode, Failure, Outcome, RunConfig
+from finetune_contract.paths import TERMINATION_FILE_ENV
+from finetune_trainer.__main__ import OUTCOMES_DIR_ENV, StopFlag
+
+RENDEZVOUS_SECONDS = 900
+"""How long the nodes of an attempt wait for one another: images are pulled meanwhile."""
+POLL_SECONDS = 0.1
+UNANSWERED_SECONDS = 3
+"""A stop request ends the launcher itself when no rank has appeared for so long."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """This node among all nodes of the attempt."""
+
+    num_nodes: int
+    ranks_per_node: int
+    node_rank: int
+    master_address: str
+    master_port: int
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str], config: RunConfig) -> "Place":
+        """From torchrun's own variables; without them, all ranks of the run on this machine."""
+        return cls(
+            num_nodes=int(environment.get("PET_NNODES", "1")),
+            ranks_per_node=int(environment.get("PET_NPROC_PER_NODE", str(config.batch.world_size))),
+            node_rank=int(environment.get("PET_NODE_RANK", "0")),
+            master_address=environment.get("PET_MASTER_ADDR", "127.0.0.1"),
+            master_port=int(environment.get("PET_MASTER_PORT") or _free_port()),
+        )
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def main(arguments: list[str]) -> int:
+    """Run this node's part of an attempt; writes the outcome where the environment says and returns its exit code."""
+    stop = StopFlag()
+    with tempfile.TemporaryDirectory(prefix="finetune-ranks-") as folder:
+        outcome = _outcome(arguments[0], Path(folder), stop)
+    termination_file = os.environ.get(TERMINATION_FILE_ENV)
+    if termination_file:
+        # in place: in a pod this is a mount, which cannot be renamed over
+        Path(termination_file).write_text(outcome.to_message(), encoding="utf-8")
+    return int(outcome.exit_code)
+
+
+def _outcome(config_file: str, folder: Path, stop: StopFlag) -> Outcome:
+    try:
+        config = RunConfig.model_validate_json(Path(config_file).read_text(encoding="utf-8"))
+        place = Place.of(os.environ, config)
+        world_size = place.num_nodes * place.ranks_per_node
+        if world_size != config.batch.world_size:
+            raise ValueError(
+                f"{place.num_nodes} nodes x {place.ranks_per_node} ranks = {world_size} ranks; the run's batch is cut "
+                f"for {config.batch.world_size}"
+            )
+    except (OSError, ValueError) as error:
+        message = f"{config_file}: {error}"[:2000]
+        return _failed(Failure(exit_code=ExitCode.USER_ERROR, reason="BadRunConfig", message=message))
+    if not _master_resolves(place, stop):
+        if stop.requested:
+            return Outcome(exit_code=ExitCode.PREEMPTED)
+        return _rendezvous_failed(f"the name {place.master_address} did not resolve in {RENDEZVOUS_SECONDS} seconds")
+    return _ranks_outcome(config, config_file, place, folder, stop)
+
+
+def _master_resolves(place: Place, stop: StopFlag) -> bool:
+    """Wait for the first node's name: asking torch too early would leave a negative answer in the resolver's cache."""
+    deadline = time.monotonic() + RENDEZVOUS_SECONDS
+    while time.monotonic() < deadline and not stop.requested:
+        try:
+            socket.getaddrinfo(place.master_address, place.master_port)
+            return True
+        except OSError:
+            time.sleep(1)
+    return False
+
+
+class _Agent(threading.Thread):
+    """Torch's elastic agent for this node's ranks."""
+
+    def __init__(self, config: RunConfig, config_file: str, place: Place, folder: Path) -> None:
+        super().__init__(name="agent", daemon=True)
+        self._config, self._config_file, self._place, self._folder = config, config_file, place, folder
+        self.error: Exception | None = None
+
+    def run(self) -> None:
+        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+        place, cpus = self._place, os.cpu_count() or 1
+        os.environ[OUTCOMES_DIR_ENV] = str(self._folder)
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpus // place.ranks_per_node)))
+        launch = LaunchConfig(
+            min_nodes=place.num_nodes,
+            max_nodes=place.num_nodes,
+            nproc_per_node=place.ranks_per_node,
+            run_id=f"{self._config.run.uid}-{self._config.attempt}",  # a straggler of another attempt finds no group
+            rdzv_backend="static",
+            rdzv_endpoint=f"{place.master_address}:{place.master_port}",
+            rdzv_configs={"rank": place.node_rank, "timeout": RENDEZVOUS_SECONDS},
+            max_restarts=0,
+            monitor_interval=POLL_SECONDS,
+        )
+        try:
+            elastic_launch(launch, sys.executable)("-u", "-m", "finetune_trainer", self._config_file)
+        except Exception as error:
+            self.error = error
+
+
+def _ranks_outcome(config: RunConfig, config_file: str, place: Place, folder: Path, stop: StopFlag) -> Outcome:
+    agent = _Agent(config, config_file, place, folder)
+    agent.start()
+    told: set[int] = set()
+    asked_at: float | None = None
+    while agent.is_alive():
+        agent.join(POLL_SECONDS)
+        if stop.requested:
+            asked_at = asked_at or time.monotonic()
+            _pass_on(_process_ids(folder) - told)
+            told |= _process_ids(folder)
+            if not told and time.monotonic() - asked_at > UNANSWERED_SECONDS:
+                return Outcome(exit_code=ExitCode.PREEMPTED)  # still waiting for the other nodes: nothing to save
+    outcomes = [Outcome.model_validate_json(file.read_text(encoding="utf-8")) for file in _by_time(folder)]
+    return root_cause(outcomes, _ends(agent.error), agent.error)
+
+
+def _process_ids(folder: Path) -> set[int]:
+    texts = (file.read_text(encoding="utf-8") for file in folder.glob("rank-*.pid"))
+    return {int(text) for text in texts if text}
+
+
+def _pass_on(process_ids: set[int]) -> None:
+    for process_id in process_ids:
+        try:
+            os.kill(process_id, signal.SIGTERM)
+        except ProcessLookupError:
+            continue  # it has just ended by itself
+
+
+def _by_time(folder: Path) -> list[Path]:
+    return sorted(folder.glob("rank-*.json"), key=lambda file: file.stat().st_mtime_ns)
+
+
+def _ends(error: Exception | None) -> dict[int, int]:
+    """Rank -> exit code as the agent saw it (negative: a signal), the first to end first."""
+    failures = getattr(error, "failures", {})
+    by_time = sorted(failures.items(), key=lambda item: item[1].timestamp)
+    return {rank: failure.exitcode for rank, failure in by_time}
+
+
+def root_cause(outcomes: list[Outcome], ends: Mapping[int, int], error: Exception | None) -> Outcome:
+    """Which of the ranks' ends explains the others.
+
+    `outcomes` in the order of writing. A rank's own failure explains a broken connection to it and a kill that the
+    agent did afterwards; so does a rank's death by a signal, which leaves no outcome.
+    """
+    failed = [each for each in outcomes if each.failure is not None]
+    own = [each for each in failed if each.failure is not None and each.failure.reason != "PeerLost"]
+    killed = [(rank, -code) for rank, code in ends.items() if code < 0]
+    if own:
+        return own[0]
+    if killed:
+        return _rank_killed(*killed[0], failed)
+    if failed:
+        return failed[0]
+    if error is not None and not ends:
+        return _rendezvous_failed(f"{type(error).__name__}: {error}")
+    silent = {rank: code for rank, code in ends.items() if code not in {int(each.exit_code) for each in outcomes}}
+    if silent:
+        message = f"rank {next(iter(silent))} ended with exit code {next(iter(silent.values()))} and no word"
+        return _failed(Failure(exit_code=ExitCode.UNEXPECTED, reason="NoOutcome", message=message))
+    return min(outcomes, key=lambda each: each.exit_code is not ExitCode.PREEMPTED)
+
+
+def _rank_killed(rank: int, number: int, failed: list[Outcome]) -> Outcome:
+    name = signal.Signals(number).name
+    hint = "; the kernel does so when the container's memory is used up" if name == "SIGKILL" else ""
+    known = failed[0] if failed else None
+    failure = Failure(
+        exit_code=ExitCode.INFRASTRUCTURE,
+        reason="RankKilled",
+        message=f"rank {rank} was ended by {name}{hint}",
+        rank=rank,
+        step=known.step if known else None,
+    )
+    return _failed(failure, checkpoint_of=known)
+
+
+def _rendezvous_failed(message: str) -> Outcome:
+    return _failed(
+        Failure(
+            exit_code=ExitCode.INFRASTRUCTURE,
+            reason="RendezvousFailed",
+            message=f"the nodes of this attempt did not find one another: {message}"[:2000],
+        )
+    )
+
+
+def _failed(failure: Failure, *, checkpoint_of: Outcome | None = None) -> Outcome:
+    return Outcome(
+        exit_code=failure.exit_code,
+        failure=failure,
+        checkpoint=checkpoint_of.checkpoint if checkpoint_of else None,
+        step=failure.step,
+    )
+
+
+if __name__ == "__main__":
+    code = main(sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # the agent's thread may still wait for nodes that will never come

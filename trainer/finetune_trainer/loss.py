@@ -1,0 +1,34 @@
+"""The loss of a micro-batch, as a sum: what it is divided by is known only for the whole step.
+
+Shape letters: T tokens of a micro-batch, S supervised ones, V vocabulary.
+"""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from finetune_trainer.attention import documents_of
+from finetune_trainer.data.batch import MicroBatch
+
+
+def summed_loss(model: nn.Module, micro: MicroBatch, device: torch.device) -> Tensor:
+    """Cross-entropy summed over the supervised positions, in fp32; 0 with a graph when there are none.
+
+    Divided by Step.global_supervised_tokens and added up over micro-batches and ranks it is the mean that one process
+    with the whole batch would compute, however the batch is cut.
+    """
+    logits_SV = supervised_logits(model, micro, device)
+    return F.cross_entropy(logits_SV.float(), micro.targets_S, reduction="sum")
+
+
+def supervised_logits(model: nn.Module, micro: MicroBatch, device: torch.device) -> Tensor:
+    """Logits at the supervised positions alone, [S, V]: the rest of T never reaches the output head."""
+    output = model(
+        input_ids=micro.input_ids_1T,
+        position_ids=micro.position_ids_1T,
+        documents=documents_of(micro, device),
+        logits_to_keep=micro.supervised_S,
+        use_cache=False,
+    )
+    logits_SV: Tensor = output.logits[0]
+    return logits_SV

@@ -1,0 +1,43 @@
+"""What is trained. Every method is a file with the same functions; `chosen` imports the one that a run needs.
+
+    apply(model, method, base_name) -> model   mark what is trained, on the skeleton; raises UserError
+    initial_values(method, files, seed)        Source of every parameter's first value
+    table(model)                               what trains, in a line
+    check_gradients(norms)                     raise when the first step shows that something does not learn
+"""
+
+from collections.abc import Mapping
+from typing import Any, Protocol, cast
+
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from finetune_contract import LoraMethod, Method
+from finetune_trainer.model import Source, WeightFiles
+
+
+class MethodModule(Protocol):
+    """What a method's file offers."""
+
+    def apply(self, model: PreTrainedModel, method: Any, *, base_name: str) -> PreTrainedModel:
+        """Mark what is trained."""
+
+    def table(self, model: PreTrainedModel) -> str:
+        """What trains, in a line."""
+
+    def initial_values(self, method: Any, files: WeightFiles, seed: int) -> Source:
+        """Where every parameter's first value comes from."""
+
+    def check_gradients(self, gradients: Mapping[str, Tensor]) -> None:
+        """Raise when something does not learn; gets the norm of every trained parameter's gradient."""
+
+
+def chosen(method: Method) -> MethodModule:
+    """The file that implements `method`."""
+    if isinstance(method, LoraMethod):
+        from finetune_trainer.methods import lora
+
+        return cast(MethodModule, lora)
+    from finetune_trainer.methods import full
+
+    return cast(MethodModule, full)

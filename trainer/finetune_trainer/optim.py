@@ -1,0 +1,134 @@
+"""AdamW, its learning rate as a pure function of the step, and the update that DDP and FSDP share."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from finetune_contract import ConstantSchedule, LinearSchedule, OptimizerConfig, Precision, Schedule
+from finetune_trainer.failures import NotANumberError
+
+
+def learning_rate(step: int, *, total_steps: int, schedule: Schedule, peak: float) -> float:
+    """Rate of update `step`, counted from 1.
+
+    Rises over the first `warmup` updates, is `peak` at the next one, and falls so that it would reach its final value
+    one update after the last: no update is spent on a rate of zero.
+    """
+    warmup = int(schedule.warmup_ratio * total_steps)
+    if step <= warmup:
+        return peak * step / (warmup + 1)
+    if isinstance(schedule, ConstantSchedule):
+        return peak
+    done = (step - 1 - warmup) / (total_steps - warmup)
+    shape = 1 - done if isinstance(schedule, LinearSchedule) else (1 + math.cos(math.pi * done)) / 2
+    return peak * (schedule.final_ratio + (1 - schedule.final_ratio) * shape)
+
+
+def adamw(parameters: Iterable[nn.Parameter], config: OptimizerConfig, *, fused: bool) -> torch.optim.AdamW:
+    """AdamW over the trained parameters; norms, biases and other one-dimensional weights do not decay.
+
+    Source: Loshchilov and Hutter 2017, arXiv 1711.05101. The rate is set at every update.
+    """
+    trained = list(parameters)
+    groups = [
+        {"params": [each for each in trained if each.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [each for each in trained if each.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.peak_learning_rate,
+        betas=(config.beta1, config.beta2),
+        eps=config.epsilon,
+        fused=fused,
+    )
+
+
+def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Use `rate` at the next update."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+
+
+@dataclass(slots=True)
+class LossScale:
+    """Keeps fp16 gradients off zero: halved when they overflow, doubled after a long quiet time.
+
+    Source: Micikevicius et al. 2017, arXiv 1710.03740; the numbers are those of torch.amp.GradScaler.
+    """
+
+    scale: float
+    quiet_updates: int = 0
+    skips_in_a_row: int = 0
+    enabled: bool = True
+
+    GROWTH_INTERVAL = 2000
+    MAX_SKIPS_IN_A_ROW = 20
+    """From 2**16 down to 2**-4: if that overflows, it is not the scale."""
+
+    @classmethod
+    def of(cls, precision: Precision) -> "LossScale":
+        """Enabled for fp16; 1 for all others, for good."""
+        return cls(scale=2.0**16) if precision is Precision.FP16 else cls(scale=1.0, enabled=False)
+
+    def overflowed(self, step_is: str) -> None:
+        """Note a skipped update.
+
+        Raises: NotANumberError when scaling cannot be the reason.
+        """
+        self.skips_in_a_row += 1
+        if not self.enabled or self.skips_in_a_row > self.MAX_SKIPS_IN_A_ROW:
+            raise NotANumberError(f"{step_is}, at loss scale {self.scale:g}")
+        self.scale /= 2
+        self.quiet_updates = 0
+
+    def updated(self) -> None:
+        """Note a good update."""
+        self.skips_in_a_row = 0
+        self.quiet_updates += 1
+        if self.enabled and self.quiet_updates % self.GROWTH_INTERVAL == 0:
+            self.scale *= 2
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What became of one step's gradients."""
+
+    grad_norm: float
+    """Before clipping."""
+    applied: bool
+    """False when fp16 gradients overflowed and the step was skipped."""
+
+
+def apply_update(
+    optimizer: torch.optim.Optimizer, scale: LossScale, *, rate: float, max_norm: float | None
+) -> Update:
+    """Clip and apply the gradients, or skip an fp16 overflow; gradients are gone afterwards.
+
+    Raises: NotANumberError, on every rank alike, before a weight has changed.
+    """
+    trained = [each for group in optimizer.param_groups for each in group["params"]]
+    gradients = [each.grad for each in trained if each.grad is not None]
+    norm = _whole(get_total_norm(gradients, foreach=None)).float() / scale.scale
+    grad_norm = float(norm)
+    if not math.isfinite(grad_norm):
+        optimizer.zero_grad(set_to_none=True)
+        scale.overflowed(f"gradient norm is {grad_norm}")
+        return Update(grad_norm, applied=False)
+    if scale.enabled:
+        torch._foreach_mul_(gradients, 1 / scale.scale)
+    if max_norm is not None:
+        clip_grads_with_norm_(trained, max_norm, norm)
+    set_learning_rate(optimizer, rate)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    scale.updated()
+    return Update(grad_norm, applied=True)
+
+
+def _whole(norm: Tensor) -> Tensor:
+    return norm.full_tensor() if isinstance(norm, DTensor) else norm

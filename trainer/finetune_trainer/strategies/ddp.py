@@ -1,0 +1,110 @@
+"""Every rank holds the whole model; gradients are averaged by torch's DistributedDataParallel."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from transformers import PreTrainedModel
+
+from finetune_contract import RunConfig
+from finetune_trainer.distributed import World
+from finetune_trainer.model import (
+    ALL_ROWS,
+    COMPUTE_DTYPE,
+    Source,
+    materialise,
+    move_buffers,
+    set_dtypes,
+    trained_parameters,
+)
+from finetune_trainer.optim import LossScale, Update, adamw, apply_update
+from finetune_trainer.strategies import SavedState, Trained
+
+
+def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: World) -> "DdpEngine":
+    """Trained weights in fp32, frozen ones in the compute dtype; products run under autocast."""
+    dtype = COMPUTE_DTYPE[config.precision]
+    set_dtypes(model, trained=torch.float32, frozen=dtype)
+    materialise(model, initial, world.device)
+    move_buffers(model, world.device)
+    module: nn.Module = model
+    if world.size > 1:
+        module = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+    trained = [parameter for _, parameter in trained_parameters(model)]
+    return DdpEngine(
+        model=model,
+        module=module,
+        optimizer=adamw(trained, config.optimizer, fused=True),
+        loss_scale=LossScale.of(config.precision),
+        dtype=dtype,
+        world=world,
+        max_norm=config.optimizer.max_grad_norm,
+    )
+
+
+@dataclass(slots=True, kw_only=True)
+class DdpEngine:
+    """See strategies.Engine."""
+
+    model: PreTrainedModel
+    module: nn.Module
+    optimizer: torch.optim.AdamW
+    loss_scale: LossScale
+    dtype: torch.dtype
+    world: World
+    max_norm: float | None
+    updates: int = 0
+
+    def begin(self, *, last: bool) -> None:
+        """Gradients stay local until the step's last micro-batch."""
+        if isinstance(self.module, DistributedDataParallel):
+            # what its no_sync() does; a context cannot reach from before the forward to after the backward pass
+            self.module.require_backward_grad_sync = last
+
+    def precision(self) -> AbstractContextManager[object]:
+        """Autocast, unless the run is in fp32."""
+        if self.dtype is torch.float32:
+            return nullcontext()
+        return torch.autocast(self.world.device.type, self.dtype)
+
+    def backward(self, loss: Tensor) -> None:
+        """Undoes DDP's average over the ranks: `loss` is already this rank's share of the mean."""
+        (loss * (self.world.size * self.loss_scale.scale)).backward()
+
+    def gradients(self) -> Iterator[tuple[str, Tensor]]:
+        """They are whole on every rank."""
+        for name, parameter in trained_parameters(self.model):
+            assert parameter.grad is not None, f"{name} took part in no product"
+            yield name, parameter.grad
+
+    def step(self, rate: float) -> Update:
+        """Every rank does the same update."""
+        update = apply_update(self.optimizer, self.loss_scale, rate=rate, max_norm=self.max_norm)
+        self.updates += update.applied
+        return update
+
+    def trained(self) -> Iterator[Trained]:
+        """They are whole on every rank."""
+        for name, parameter in trained_parameters(self.model):
+            state = self.optimizer.state.get(parameter, {})
+            zeros = torch.zeros_like(parameter, device="cpu")
+            yield Trained(
+                name=name,
+                weight=parameter.detach().cpu(),
+                exp_avg=state.get("exp_avg", zeros).cpu(),
+                exp_avg_sq=state.get("exp_avg_sq", zeros).cpu(),
+            )
+
+    def restore(self, saved: SavedState) -> None:
+        """Every rank reads everything."""
+        self.updates, self.loss_scale = saved.updates, saved.loss_scale
+        for name, parameter in trained_parameters(self.model):
+            parameter.data.copy_(saved.weight(name, ALL_ROWS))
+            self.optimizer.state[parameter] = {
+                "step": torch.tensor(float(saved.updates), device=parameter.device),
+                "exp_avg": saved.exp_avg(name, ALL_ROWS).to(parameter.device),
+                "exp_avg_sq": saved.exp_avg_sq(name, ALL_ROWS).to(parameter.device),
+            }
