@@ -38,6 +38,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Runs until SIGTERM or SIGINT. Returns 0 after one of them, 2 for settings that cannot be used, 1 for all else."""
     arguments = _parser().parse_args(words)
     kopf.configure(verbose=arguments.verbose, log_format=kopf.LogFormat.JSON)
+    if not arguments.verbose:
+        logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # else a line for every event of every pod
     try:
         settings = load_settings(arguments.settings) if arguments.settings else Settings()
     except (ValueError, OSError) as error:

@@ -5,6 +5,7 @@ and resync makes newer; nothing else is remembered, and a restarted operator fin
 """
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from finetune_operator.backends.kubernetes.kinds import RUNS, WATCHED, Kind, sel
 from finetune_operator.backends.kubernetes.store import RunKey, Store, key_of
 from finetune_operator.metrics import Metrics
 from finetune_operator.reconcile import run_pass
+from finetune_operator.resource import InvalidResourceError, parse_resource
 from finetune_operator.runner import Runner
 from finetune_operator.settings import Settings
 
@@ -43,10 +45,11 @@ class Controller:
     async def start(self, api: Api | None = None) -> None:
         """The store is full, every run is woken, and will be woken again in every interval.
 
-        Raises ApiError when the API server does not answer or does not know the resource: the process should end.
+        Raises ApiError when the API server does not answer or does not know the resource; it may be called again then.
         """
-        self._api = api or await Api.connect(self.metrics.saw_call)
-        self._backend = KubernetesBackend(self._api, self.store, self.settings, self._clock)
+        if self._api is None:
+            self._api = api or await Api.connect(self.metrics.saw_call)
+            self._backend = KubernetesBackend(self._api, self.store, self.settings, self._clock)
         await self._resync()
         self._resyncing = asyncio.get_running_loop().create_task(self._resync_forever(), name="resync")
 
@@ -87,6 +90,7 @@ class Controller:
         started = time.monotonic()
         try:
             done = await run_pass(body, self._backend, self.settings, self._clock())
+            await self._keep_attempts(body)
             result = "wrote" if done.was_written else "unchanged"
         except ConflictError:
             result = "conflict"
@@ -101,11 +105,17 @@ class Controller:
             self.runner.wake(key)  # the pods that were shown for the last time are gone for the next pass
         return done.next_look_seconds
 
+    async def _keep_attempts(self, body: Object) -> None:
+        assert self._backend is not None, "passes begin after start()"
+        if "deletionTimestamp" not in body["metadata"]:
+            with contextlib.suppress(InvalidResourceError):  # the pass has told so
+                await self._backend.keep_attempts(parse_resource(body))
+
     async def _resync(self) -> None:
         assert self._api is not None, "set by start()"
         for kind in WATCHED:
             for namespace in self._scopes:
-                items, version = await self._api.list(kind, namespace, labels=selector(kind))
+                items, version = await self._api.list_all(kind, namespace, labels=selector(kind))
                 self.store.refill(kind, items, version, namespace)
         for key in self.store.runs():
             self.runner.wake(key)

@@ -18,9 +18,9 @@ def log_in(**kwargs: Any) -> kopf.ConnectionInfo | None:
     return kopf.login_with_kubeconfig(**kwargs) or kopf.login_with_service_account(**kwargs)
 
 
-@kopf.on.startup()
+@kopf.on.startup(backoff=5)
 async def start(memo: Any, **_: Any) -> None:
-    """Watches begin when the store is full."""
+    """Watches begin when the store is full. Tried until it works: the API server or the CRD may still be on its way."""
     await controller(memo).start()
 
 
@@ -31,7 +31,7 @@ async def close(memo: Any, **_: Any) -> None:
 
 
 @kopf.on.probe(id="reconciling")
-def probe(memo: Any, **_: Any) -> str:
+async def probe(memo: Any, **_: Any) -> str:
     """Fails when nothing is being reconciled. Any error but a permanent one would leave the request hanging."""
     if (why := controller(memo).stalled()) is not None:
         raise kopf.PermanentError(why)

@@ -30,7 +30,7 @@ def workers_service(run: str) -> str:
 
 def config_map(run: str, digest: str) -> str:
     """The immutable ConfigMap whose content has this digest."""
-    return f"{run}-config-{digest[:10]}"
+    return f"{run}-config-{digest[:7]}"
 
 
 def cache_claim(run: str) -> str:

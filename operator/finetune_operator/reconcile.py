@@ -6,7 +6,9 @@ one reads the record, sees the same cluster and decides the same acts; all acts 
 crash may lose one, and never repeats one.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from finetune_operator.backends import Addressed, Backend
@@ -64,7 +66,7 @@ async def run_pass(body: dict[str, Any], backend: Backend, settings: Settings, n
     if run.metadata.deletion_timestamp is not None:
         return PassResult(status=previous, was_written=False, next_look_seconds=None)
     observation = await backend.observe(run)
-    plan = _plan(run, previous, observation, settings)
+    plan = cache(lambda: _plan(run, previous, observation, settings))
     decision = decide_pass(run, previous, observation, plan, settings, now)
     was_written = decision.status != previous
     if was_written:
@@ -89,7 +91,12 @@ def _plan(run: Qwen3FineTune, previous: Status, observation: Observation, settin
 
 
 async def _act(
-    action: Action, run: Qwen3FineTune, status: Status, plan: Plan | PlanError, backend: Backend, settings: Settings
+    action: Action,
+    run: Qwen3FineTune,
+    status: Status,
+    plan: Callable[[], Plan | PlanError],
+    backend: Backend,
+    settings: Settings,
 ) -> None:
     match action:
         case StartPreparation():
@@ -97,8 +104,9 @@ async def _act(
         case ClearPreparation():
             await backend.clear_preparation(run)
         case StartAttempt(number):
-            assert isinstance(plan, Plan), "a run without a plan is refused, not started"
-            await _start_attempt(run, number, status, plan, backend, settings)
+            made = plan()
+            assert isinstance(made, Plan), "a run without a plan is refused, not started"
+            await _start_attempt(run, number, status, made, backend, settings)
         case StopAttempt(number, force):
             await backend.stop_attempt(run, number, force=force)
         case DeleteRun():

@@ -19,11 +19,18 @@ class Repo:
     """A repository with one commit; `token` makes it gated for everyone who does not send it."""
 
     files: dict[str, bytes]
-    repo_type: str = "model"
     branch: str = "main"
     token: str | None = None
     cut_after: int | None = None
     """Break the connection once, after so many bytes of the first large enough file."""
+    withheld: set[str] = field(default_factory=set)
+    """Files that are listed, and missing when they are asked for."""
+    claimed_bytes: int | None = None
+    """If set, the size that every file is listed with."""
+
+    def size(self, name: str) -> int:
+        """Bytes of a file, as the listing tells it."""
+        return len(self.files[name]) if self.claimed_bytes is None else self.claimed_bytes
 
 
 @dataclass
@@ -109,7 +116,7 @@ class _Answers(BaseHTTPRequestHandler):
             return self._file(repo, resolve[4], with_body=with_body, headers=headers)
         if match[3] == "tree":
             return self._json(200, [_hugging_face_entry(name, repo.files[name]) for name in repo.files])
-        siblings = [{"rfilename": name, "size": len(data), "blobId": _sha1(data)} for name, data in repo.files.items()]
+        siblings = [{"rfilename": name, "size": repo.size(name)} for name in repo.files]
         return self._json(200, {"id": name, "sha": COMMIT, "private": False, "tags": [], "siblings": siblings})
 
     # ModelScope: models/ID, models/ID/repo/files, datasets/ID/repo/tree, models/ID/repo?FilePath=...
@@ -137,7 +144,7 @@ class _Answers(BaseHTTPRequestHandler):
         return self._json(200, {"Code": 200, "Success": True, "Data": data, "TotalCount": len(files)})
 
     def _file(self, repo: Repo, name: str, *, with_body: bool, headers: dict[str, str]) -> None:
-        if name not in repo.files:
+        if name not in repo.files or name in repo.withheld:
             return self._json(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
         data = repo.files[name]
         begin = int(match[1]) if (match := re.match(r"bytes=(\d+)-", self.headers.get("Range", ""))) else 0

@@ -2,20 +2,19 @@
 
 import json
 import shutil
-import subprocess
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import Cluster
+from harness import Cluster, project
 
-ROOT = Path(__file__).parents[2]
-SYSTEM = "finetune-system"
+ROOT = project.ROOT
+SYSTEM = project.NAMESPACE
 TEAM = "team-a"
 INPUTS, CACHE = "inputs", "model-cache"
-USER = 65532
+VALUES = {"settings.progressIntervalSeconds": "1", "trainer.environment.OMP_NUM_THREADS": '"1"'}
 Run = dict[str, Any]
 
 
@@ -29,30 +28,10 @@ class Kit:
 
     def install(self) -> None:
         """Images from the Dockerfile, the chart by helm, and the team's namespace with its volumes."""
-        images = {name: self._image(name) for name in ("operator", "trainer")}
-        self.helm("upgrade", "--install", "kit", str(ROOT / "charts/qwen3-finetune"), *_values(images))
-        self.cluster.kubectl("-n", SYSTEM, "rollout", "status", "deployment", "--timeout=120s")
-        label = "pod-security.kubernetes.io/enforce=restricted"
+        project.install(self.cluster, VALUES)
         self.cluster.kubectl("create", "namespace", TEAM)
-        self.cluster.kubectl("label", "namespace", TEAM, label)
+        self.cluster.kubectl("label", "namespace", TEAM, "pod-security.kubernetes.io/enforce=restricted")
         self.cluster.kubectl.apply([_claim(INPUTS, "volume-0"), _claim(CACHE, "volume-1")])
-
-    def _image(self, target: str) -> str:
-        return self.cluster.ensure_image(target, ROOT / "Dockerfile", ROOT)
-
-    def helm(self, *words: str) -> str:
-        """What `helm <words>` prints, in the operator's namespace."""
-        command = [
-            str(self.cluster.tools() / "helm"),
-            "--kubeconfig",
-            str(self.cluster.kubeconfig),
-            "-n",
-            SYSTEM,
-            *words,
-        ]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
 
     def put_inputs(self, folder: Path) -> None:
         """Copy a folder's content onto the inputs volume."""
@@ -158,22 +137,6 @@ def finetune(name: str, **spec: Any) -> Run:
             **spec,
         },
     }
-
-
-def _values(images: dict[str, str]) -> list[str]:
-    words = ["--create-namespace", "--wait", "--timeout=180s"]
-    for block, image in (("image", images["operator"]), ("trainer.image", images["trainer"])):
-        registry, _, rest = image.partition("/")
-        repository, _, tag = rest.rpartition(":")
-        for key, value in (("registry", registry), ("repository", repository), ("tag", tag), ("pullPolicy", "Never")):
-            words += ["--set-string", f"{block}.{key}={value}"]
-    return [
-        *words,
-        "--set-string",
-        "trainer.environment.OMP_NUM_THREADS=1",
-        "--set",
-        "settings.progressIntervalSeconds=1",
-    ]
 
 
 def _claim(name: str, volume: str) -> dict[str, Any]:

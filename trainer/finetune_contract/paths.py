@@ -34,7 +34,9 @@ TERMINATION_FILE_ENV = "FINETUNE_TERMINATION_FILE"
 PROGRESS_PORT_FILE_ENV = "FINETUNE_PROGRESS_PORT_FILE"
 """If set, rank 0 writes the port it serves on into this file: how a laptop finds a port that was picked at random."""
 HUB_TOKEN_ENV = "FINETUNE_HUB_TOKEN"  # noqa: S105 - the name of a variable
-"""Token for a gated model or dataset; set in the preparation's pod alone."""
+"""Token for a gated model; set in the preparation's pod alone."""
+DATASET_TOKEN_ENV = "FINETUNE_DATASET_TOKEN"  # noqa: S105 - the name of a variable
+"""Token for a gated dataset, which may lie on another hub; set in the preparation's pod alone."""
 
 
 def checkpoint_name(step: int) -> str:

@@ -96,8 +96,9 @@ def _planned(status: Status, view: View) -> Truth:
     if status.plan is not None:
         reason = "PlanReady" if status.plan.final else "Planned"
         return Truth(TRUE, reason, status.plan.batch)
-    if isinstance(view.plan, PlanError):
-        return Truth(FALSE, view.plan.reason, str(view.plan))
+    plan = view.plan()
+    if isinstance(plan, PlanError):
+        return Truth(FALSE, plan.reason, str(plan))
     return Truth(UNKNOWN, "NotPlanned", "the run ended before it was planned")
 
 

@@ -1,5 +1,6 @@
 """What a pass comes to: the next status, what to do, what to tell, when to look again."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from finetune_operator.observation import Observation
@@ -15,7 +16,8 @@ class View:
 
     run: Qwen3FineTune
     observation: Observation
-    plan: Plan | PlanError
+    plan: Callable[[], Plan | PlanError]
+    """What planning says of the facts; asked only when it matters, since it takes milliseconds."""
     settings: Settings
     now: float
     """Unix seconds."""

@@ -1,5 +1,7 @@
 """One decision: records first, then acts that follow from the records, then conditions, phase, events."""
 
+from collections.abc import Callable
+
 from finetune_operator.failures import Verdict
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import is_over, is_stopping
@@ -36,13 +38,13 @@ def decide_pass(
     run: Qwen3FineTune,
     previous: Status,
     observation: Observation,
-    plan: Plan | PlanError,
+    plan: Callable[[], Plan | PlanError],
     settings: Settings,
     now: float,
 ) -> Decision:
     """What is true of `run` now, and what is to be done. The status must be written before the first act.
 
-    `plan` is what planning says of the facts in `previous` and `observation`; `now` is in unix seconds. The same
+    `plan` says what planning makes of the facts in `previous` and `observation`; `now` is in unix seconds. The same
     arguments with the decided status as `previous` decide the same status and the same acts: a pass that died half-way
     is simply run again.
     """
@@ -51,15 +53,22 @@ def decide_pass(
         return _final_pass(_observed(previous, run), view)
     status = remembered(previous, view)
     actions = _actions(status, view)
-    if status.start_time is None and any(isinstance(action, StartPreparation | StartAttempt) for action in actions):
-        status = status.model_copy(update={"start_time": text.timestamp(now)})
-    status = _observed(with_conditions(status, actions, view), run)
+    status = _observed(with_conditions(_begun(status, actions, view), actions, view), run)
     return Decision(
         status=status,
         actions=actions,
         events=events_between(previous, status),
         next_look_seconds=_next_look(status, actions, view),
     )
+
+
+def _begun(status: Status, actions: tuple[Action, ...], view: View) -> Status:
+    """`status` with the time from which the run has objects; written before the first of them is made."""
+    has_objects = view.observation.preparation is not None or view.observation.attempts
+    makes_objects = any(isinstance(action, StartPreparation | StartAttempt) for action in actions)
+    if status.start_time is not None or not (has_objects or makes_objects):
+        return status
+    return status.model_copy(update={"start_time": text.timestamp(view.now)})
 
 
 def _observed(status: Status, run: Qwen3FineTune) -> Status:

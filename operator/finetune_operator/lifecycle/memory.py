@@ -19,7 +19,7 @@ def remembered(previous: Status, view: View) -> Status:
     """The records of a run that is not final, after what `view` shows."""
     # what is not final may carry the refusal of an earlier generation
     status = previous.model_copy(update={"failure": None, "completion_time": None})
-    for remember in (with_preparation, _with_attempts, _with_end, _with_plan, _with_deadline, _with_plan_mode):
+    for remember in _IN_ORDER:
         status = remember(status, view)
         if status.completion_time is not None:
             return status
@@ -82,9 +82,10 @@ def _with_plan(status: Status, view: View) -> Status:
     """The plan moves until an attempt runs by it, and again before the next one starts."""
     if has_undecided_attempt(status):
         return status
-    if isinstance(view.plan, PlanError):
-        return given_up(status.model_copy(update={"plan": None}), view.plan.reason, str(view.plan), view)
-    return status.model_copy(update={"plan": plan_status(view.plan)})
+    plan = view.plan()
+    if isinstance(plan, PlanError):
+        return given_up(status.model_copy(update={"plan": None}), plan.reason, str(plan), view)
+    return status.model_copy(update={"plan": plan_status(plan)})
 
 
 def _with_deadline(status: Status, view: View) -> Status:
@@ -99,17 +100,32 @@ def _with_plan_mode(status: Status, view: View) -> Status:
     return planned_only(status, view) if is_ready and not status.attempts else status
 
 
-def _with_suspension(status: Status, view: View) -> Status:
+def _with_resumption(status: Status, view: View) -> Status:
     since = status.suspended_since
-    if view.run.spec.suspend and since is None and is_at_rest(view):
-        return status.model_copy(update={"suspended_since": text.timestamp(view.now)})
     if view.run.spec.suspend or since is None:
         return status
     seconds = status.suspended_seconds + max(0, round(view.now - text.seconds_of(since)))
     return status.model_copy(update={"suspended_since": None, "suspended_seconds": seconds})
 
 
+def _with_suspension(status: Status, view: View) -> Status:
+    if not view.run.spec.suspend or status.suspended_since is not None or not is_at_rest(view):
+        return status
+    return status.model_copy(update={"suspended_since": text.timestamp(view.now)})
+
+
 def _with_progress_at_rest(status: Status) -> Status:
     running = {record.number for record in status.attempts if record.decision is None}
     is_current = status.progress is not None and status.progress.attempt in running
     return status if is_current else at_rest(status)
+
+
+_IN_ORDER = (
+    _with_resumption,
+    with_preparation,
+    _with_attempts,
+    _with_end,
+    _with_plan,
+    _with_deadline,
+    _with_plan_mode,
+)

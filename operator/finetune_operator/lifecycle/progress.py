@@ -33,7 +33,7 @@ def with_checkpoint(status: Status, report: CheckpointReport | None) -> Status:
 
 def at_rest(status: Status) -> Status:
     """`status` of a run in which nothing trains: what was reached stays, what tells of speed goes."""
-    if status.progress is None or status.progress.stage == Stage.DONE:
+    if status.progress is None:
         return status
     gone = {"eta": None, "tokens_per_second": None, "step_seconds": None, "stale": False, "stage": STOPPED}
     return status.model_copy(update={"progress": status.progress.model_copy(update=gone)})

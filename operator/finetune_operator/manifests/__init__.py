@@ -4,7 +4,7 @@ from finetune_operator.manifests.attempt_job import attempt_job
 from finetune_operator.manifests.bundles import attempt_objects, preparation_objects
 from finetune_operator.manifests.claims import cache_claim_name, named_claims, output_claim_name, own_claims
 from finetune_operator.manifests.config_map import config_map, config_map_name
-from finetune_operator.manifests.metadata import Manifest, owner_reference
+from finetune_operator.manifests.metadata import Manifest
 from finetune_operator.manifests.prepare_job import prepare_job
 from finetune_operator.manifests.volumes import pod_locations
 from finetune_operator.manifests.workers_service import workers_service
@@ -19,7 +19,6 @@ __all__ = [
     "named_claims",
     "output_claim_name",
     "own_claims",
-    "owner_reference",
     "pod_locations",
     "preparation_objects",
     "prepare_job",

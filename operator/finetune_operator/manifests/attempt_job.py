@@ -1,7 +1,7 @@
 """The Job of one attempt: a gang of pods that live and die together.
 
-Replacing one pod of a running gang hangs or kills the others (three nodes with a static rendezvous were stuck for good),
-so nothing here restarts anything: the first failed pod ends the Job, and the operator makes another attempt.
+Replacing one pod of a running gang hangs or kills the others (with a static rendezvous, three nodes were stuck for
+good), so nothing here restarts anything: the first failed pod ends the Job, and the operator makes another attempt.
 """
 
 from finetune_contract import RunConfig
@@ -19,7 +19,7 @@ from finetune_operator.settings import Settings
 
 
 def attempt_job(run: Qwen3FineTune, config: RunConfig, settings: Settings) -> Manifest:
-    """An Indexed Job with one pod per node and one rank per GPU.
+    """An Indexed Job with one pod per node and one rank per GPU; its pods are told `config`.
 
     `suspend` is left out: where a queue is in use, it alone sets that field.
     """

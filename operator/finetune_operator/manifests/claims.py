@@ -16,7 +16,7 @@ def output_claim_name(run: Qwen3FineTune) -> str:
 
 
 def named_claims(run: Qwen3FineTune) -> tuple[str, ...]:
-    """The claims that must exist before the run can: those that the user names."""
+    """The claims that must exist before the run can start: those that the user names."""
     storage = run.spec.storage
     given = (storage.inputs.claim_name if storage.inputs else None, storage.cache.claim_name, storage.output.claim_name)
     return tuple(dict.fromkeys(name for name in given if name is not None))
@@ -28,15 +28,13 @@ def own_claims(run: Qwen3FineTune) -> list[Manifest]:
     The cache goes with the run. The output does so only if the user says `onDelete: Delete`; else it has no owner, and
     whoever deletes the run keeps the results.
     """
-    storage, claims = run.spec.storage, []
+    storage, made = run.spec.storage, []
     if storage.cache.claim_name is None:
-        claims.append(_claim(run, cache_claim_name(run), storage.cache.size, storage.cache.storage_class, owned=True))
+        made.append(_claim(run, cache_claim_name(run), storage.cache.size, storage.cache.storage_class, owned=True))
     if storage.output.claim_name is None:
         owned = storage.output.on_delete is Retention.DELETE
-        claims.append(
-            _claim(run, output_claim_name(run), storage.output.size, storage.output.storage_class, owned=owned)
-        )
-    return claims
+        made.append(_claim(run, output_claim_name(run), storage.output.size, storage.output.storage_class, owned=owned))
+    return made
 
 
 def _claim(run: Qwen3FineTune, name: str, size: str, storage_class: str | None, *, owned: bool) -> Manifest:

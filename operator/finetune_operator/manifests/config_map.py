@@ -12,7 +12,7 @@ Config = PrepareConfig | RunConfig
 
 
 def config_map(run: Qwen3FineTune, config: Config) -> Manifest:
-    """`config` for the pods that mount it. Two passes over the same plan name the same object; another plan another."""
+    """`config` for the pods that mount it."""
     return {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -23,7 +23,7 @@ def config_map(run: Qwen3FineTune, config: Config) -> Manifest:
 
 
 def config_map_name(run: Qwen3FineTune, config: Config) -> str:
-    """Name of the ConfigMap that holds `config`."""
+    """Two passes over the same plan name the same object; another plan names another, so none is ever changed."""
     digest = hashlib.sha256(f"{config_file(config)}\n{_content(config)}".encode()).hexdigest()
     return names.config_map(run.metadata.name, digest)
 

@@ -17,7 +17,10 @@ _GRACE_SECONDS = 30
 
 
 def prepare_job(run: Qwen3FineTune, config: PrepareConfig, settings: Settings) -> Manifest:
-    """One pod on CPUs that fills the cache and ends with a PrepareOutcome. The operator decides about another try."""
+    """One pod on CPUs that is told `config`, fills the cache and ends with a PrepareOutcome.
+
+    It is tried once: the operator decides about another try.
+    """
     name = run.metadata.name
     resources = {"cpu": settings.pods.prepare_cpu, "memory": settings.pods.prepare_memory}
     parts = PodParts(

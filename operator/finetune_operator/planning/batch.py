@@ -69,10 +69,9 @@ def total_steps(dataset: DatasetReport, training: Training) -> int:
 
 def batch_words(batch: BatchConfig) -> str:
     """`16 samples = 2 per GPU x 4 GPUs x 2 accumulation`."""
-    return (
-        f"{batch.global_sequences} samples = {batch.micro_sequences} per GPU x {batch.world_size} GPUs x "
-        f"{batch.accumulation_steps} accumulation"
-    )
+    samples = f"{batch.global_sequences} sample{'s' if batch.global_sequences > 1 else ''}"
+    gpus = f"{batch.world_size} GPU{'s' if batch.world_size > 1 else ''}"
+    return f"{samples} = {batch.micro_sequences} per GPU x {gpus} x {batch.accumulation_steps} accumulation"
 
 
 def _nearest(wanted: int, factor: int) -> str:

@@ -95,14 +95,16 @@ def _more_gpus(run: Qwen3FineTune, demand: Demand) -> Iterator[Change]:
     for nodes in _NODE_COUNTS:
         for gpus in _NODE_SIZES if nodes == 1 else _NODE_SIZES[-1:]:
             topology = Topology(nodes=nodes, gpus_per_node=gpus)
-            if topology.world_size > demand.world_size and samples % topology.world_size == 0:
+            share, rest = divmod(samples, topology.world_size)
+            sizes = tuple(size for size in demand.micro_batches if share and share % size == 0)
+            if topology.world_size > demand.world_size and not rest and sizes:
                 yield (
                     f"spec.parallelism.nodes {nodes} and gpusPerNode {gpus} with strategy FSDP",
                     replace(
                         demand,
                         world_size=topology.world_size,
                         parallelisms=(FsdpParallelism(),),
-                        micro_batches=micro_batches(samples, topology, None),
+                        micro_batches=sizes,
                     ),
                 )
 

@@ -73,7 +73,7 @@ def adapted_projections(model: ModelFacts, method: LoraMethod) -> dict[str, Proj
 
 
 def trained_layer_parameters(model: ModelFacts, method: Method) -> int:
-    """Trained parameters of one decoder layer; an adapter has rank x (inputs + outputs) (arXiv 2106.09685, section 4.1)."""
+    """Trained parameters of one decoder layer; an adapter has rank x (inputs + outputs): arXiv 2106.09685, 4.1."""
     if not isinstance(method, LoraMethod):
         return layer_parameters(model)
     return sum(method.rank * (each.inputs + each.outputs) for each in adapted_projections(model, method).values())

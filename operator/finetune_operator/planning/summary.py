@@ -43,8 +43,10 @@ def render_plan(plan: Plan) -> str:
 
 def _ranks(plan: Plan) -> str:
     topology = Topology(nodes=plan.nodes, gpus_per_node=plan.gpus_per_node)
+    if topology.world_size == 1:
+        return f"{topology}"
     spans = [topology.ranks(node) for node in range(plan.nodes)]
-    shown = [f"{span.start}-{span[-1]} on node {node}" for node, span in enumerate(spans)]
+    shown = [f"{span[0]}-{span[-1]} on node {node}" for node, span in enumerate(spans)]
     if len(shown) > 4:
         shown = [*shown[:2], "...", shown[-1]]
     return f"{topology} = {topology.world_size}: {', '.join(shown)}"
@@ -55,12 +57,8 @@ def _memory_lines(plan: Plan) -> list[str]:
         return ["memory    known once the model is prepared"]
     rows = [f"  {line.name:<28}{line.bytes / GIB:>8.2f} GiB" for line in plan.memory]
     needed = total(plan.memory)
-    return [
-        "memory of one GPU, estimated",
-        *rows,
-        f"  {'sum':<28}{needed / GIB:>8.2f} GiB",
-        f"  {_margin(plan, needed)}",
-    ]
+    rows.append(f"  {'sum':<28}{needed / GIB:>8.2f} GiB")
+    return ["memory of one GPU, estimated", *rows, f"  {_margin(plan, needed)}"]
 
 
 def _margin(plan: Plan, needed: int) -> str:

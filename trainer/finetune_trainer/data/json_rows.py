@@ -31,13 +31,13 @@ class Row:
     """Why there is no value: broken JSON, with column and excerpt."""
 
 
-def json_rows(path: Path) -> Iterator[Row]:
+def json_rows(path: Path, *, chunk_chars: int = CHUNK_CHARS) -> Iterator[Row]:
     """Every row of `path`; whether it is an array or JSON lines shows in its first character."""
     with open(path, encoding="utf-8-sig", errors="surrogateescape", newline="\n") as file:
         first = _first_character(file)
         file.seek(0)
         if first == "[":
-            yield from _ArrayScanner(file).rows()
+            yield from _ArrayScanner(file, chunk_chars).rows()
         else:
             yield from _line_rows(file)
 
@@ -67,8 +67,9 @@ def _line_rows(file: TextIO) -> Iterator[Row]:
 class _ArrayScanner:
     """Decodes one element after another from a window over the file, counting lines as the window moves."""
 
-    def __init__(self, file: TextIO) -> None:
+    def __init__(self, file: TextIO, chunk_chars: int) -> None:
         self._file = file
+        self._chunk_chars = chunk_chars
         self._text = ""
         self._at = 0
         self._at_end = False
@@ -147,7 +148,7 @@ class _ArrayScanner:
     def _read(self) -> None:
         """Let go of what has been decoded and double what is left, so that a long element costs linear time."""
         kept = self._text[self._at :]
-        piece = self._file.read(max(CHUNK_CHARS, len(kept)))
+        piece = self._file.read(max(self._chunk_chars, len(kept)))
         self._line_start -= self._at
         self._text, self._at = kept + piece, 0
         self._at_end = not piece
@@ -160,9 +161,10 @@ class _ArrayScanner:
 
 
 def _broken(message: str, text: str, position: int, *, column: int) -> str:
-    before, after = text[max(0, position - 30) : position], text[position : position + 30]
-    excerpt = f"{before}⟨here⟩{after}".replace("\n", "\\n")
-    return f"broken JSON: {message} at column {column}: {printable(excerpt)}"
+    before = text[max(0, position - 30) : position].rpartition("\n")[2].lstrip()
+    after = text[position : position + 30].partition("\n")[0]
+    message = message.removesuffix(" at")  # some of json's messages bring it
+    return f"broken JSON: {message} at column {column}: {printable(before)}⟨here⟩{printable(after)}"
 
 
 def encoding_problem(text: str) -> str | None:

@@ -1,12 +1,13 @@
 """Spreads a pure function over the cores, in order and in bounded memory."""
 
 import os
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from itertools import chain, islice
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,6 +17,8 @@ from finetune_trainer.data.errors import PreparationError
 T = TypeVar("T")
 R = TypeVar("R")
 
+POOL_FROM_ITEMS = 8
+"""Fewer are done before a pool has started."""
 IN_FLIGHT_PER_WORKER = 2
 _function: Callable[[Any], Any] | None = None  # in a worker: what it was started with
 
@@ -25,8 +28,8 @@ def mapped(function: Callable[[T], R], items: Iterator[T], *, workers: int) -> I
 
     Raises: PreparationError if a worker is killed, which is what a memory limit does.
     """
-    head = list(islice(items, 2))
-    if workers == 1 or len(head) < 2:
+    head = list(islice(items, POOL_FROM_ITEMS))
+    if workers == 1 or len(head) < POOL_FROM_ITEMS:
         yield from map(function, chain(head, items))
         return
     # Forked workers share what `function` holds (a tokenizer) without copying it.
@@ -64,6 +67,15 @@ def _adopt(function: Callable[[Any], Any]) -> None:
     global _function
     _function = function
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # one thread per worker: the workers are the parallelism
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    """A worker that outlived a killed preparation would keep its lock on the cache for ever."""
+    parent = parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _call(item: Any) -> Any:

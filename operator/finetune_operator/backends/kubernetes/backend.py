@@ -92,6 +92,12 @@ class KubernetesBackend:
         for manifest in manifests.attempt_objects(run, config, self._settings):
             await self._bring_about(run, manifest)
 
+    async def keep_attempts(self, run: Qwen3FineTune) -> None:
+        """What the workers of unfinished attempts find one another by is as it was made, whoever has changed it."""
+        jobs = self._jobs(run)
+        if any(pods.attempt_number(job) is not None and not observe.is_finished(job) for job in jobs):
+            await self._bring_about(run, manifests.workers_service(run))
+
     async def stop_attempt(self, run: Qwen3FineTune, number: int, *, force: bool) -> None:
         """The attempt's Job goes. With `force` its pods go first, without grace."""
         if force:

@@ -74,7 +74,7 @@ class Api:
         """Closes every connection."""
         await self._client.close()
 
-    async def list(
+    async def list_all(
         self, kind: Kind, namespace: str | None, *, labels: str | None = None, fields: str | None = None
     ) -> tuple[list[Object], int]:
         """All such objects, and the version of the list as a whole."""
@@ -148,7 +148,7 @@ class Api:
         self, method: str, path: str, query: dict[str, Any], body: Object | list[Object] | None, content: str
     ) -> tuple[int, bytes]:
         headers = {"Accept": "application/json", "Content-Type": content}
-        await self._client.update_params_for_auth(headers, [], ["BearerToken"])
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._client.configuration.host + path
         if words := {key: value for key, value in query.items() if value}:
             url += "?" + urlencode(words)

@@ -1,4 +1,4 @@
-"""What Kubernetes complains of: the newest Warning event about an object that is not coming along.
+"""What Kubernetes complains of: the newest event of that kind about an object that is not coming along.
 
 Only events say why a Job has no pods (`exceeded quota`) or why a claim has no volume, and no watch of ours brings them:
 there are too many in a cluster. They are asked for by object, rarely, and only while something is stuck.
@@ -34,14 +34,19 @@ class Complaints:
 
     async def _ask(self, item: Object) -> str | None:
         metadata = item["metadata"]
-        fields = f"involvedObject.uid={metadata['uid']},type=Warning"
+        fields = f"involvedObject.uid={metadata['uid']}"
         try:
-            events, _ = await self._api.list(EVENTS, metadata["namespace"], fields=fields)
+            events, _ = await self._api.list_all(EVENTS, metadata["namespace"], fields=fields)
         except ApiError as error:
             logger.warning("cannot ask why %s does not come along: %s", metadata["name"], error)
             return None
-        newest = max(events, key=_last_seen, default=None)
+        newest = max(filter(_is_complaint, events), key=_last_seen, default=None)
         return newest.get("message", "")[:MAX_LENGTH] if newest else None
+
+
+def _is_complaint(event: Object) -> bool:
+    # the volume controller says that it finds no volume in a Normal event, FailedBinding
+    return event.get("type") == "Warning" or event.get("reason", "").startswith("Failed")
 
 
 def _last_seen(event: Object) -> str:

@@ -38,7 +38,7 @@ class Nodes:
         at, nodes = self._kept.get(label, (-math.inf, []))
         if self._clock() - at > FRESH_SECONDS:
             try:
-                nodes, _ = await self._api.list(NODES, None, labels=label)
+                nodes, _ = await self._api.list_all(NODES, None, labels=label)
             except ApiError as error:  # an operator that is bound to namespaces may not see nodes
                 logger.warning("the memory of GPUs is not known: %s", error)
                 nodes = []

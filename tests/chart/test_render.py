@@ -1,0 +1,193 @@
+"""What the chart renders, without a cluster."""
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from finetune_operator.crd import definition
+from finetune_operator.settings import Settings, load_settings
+from harness.helm import Helm
+from harness.shell import HarnessError
+
+NAME = "kit-qwen3-finetune"
+EVERYTHING: dict[str, Any] = {
+    "serviceAccount": {"annotations": {"example.com/role": "trainer"}},
+    "image": {"registry": "registry.example", "pullSecrets": ["pull"]},
+    "trainer": {"image": {"registry": "registry.example"}, "environment": {"NCCL_SOCKET_IFNAME": "eth0"}},
+    "metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}},
+    "networkPolicy": {
+        "operator": {"enabled": True, "extraEgress": [{"ports": [{"port": 8443}]}]},
+        "trainer": {"enabled": True, "namespaces": ["team-a", "team-b"], "extraIngress": [{"ports": [{"port": 9000}]}]},
+    },
+    "nodeSelector": {"pool": "system"},
+    "tolerations": [{"key": "system", "operator": "Exists"}],
+    "affinity": {"nodeAffinity": {}},
+    "priorityClassName": "system-cluster-critical",
+    "podAnnotations": {"example.com/a": "b"},
+    "podLabels": {"example.com/c": "d"},
+    "extraEnv": [{"name": "HTTPS_PROXY", "value": "http://proxy.example"}],
+}
+
+
+def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """As helm merges values: maps into one another, everything else replaced."""
+    result = dict(base)
+    for key, value in change.items():
+        both_maps = isinstance(value, dict) and isinstance(base.get(key), dict)
+        result[key] = merged(base[key], value) if both_maps else value
+    return result
+
+
+def settings_of(objects: Any, folder: Path) -> Settings:
+    file = folder / "settings.yaml"
+    file.write_text(objects["ConfigMap", f"{NAME}-settings"]["data"]["settings.yaml"])
+    return load_settings(file)
+
+
+def test_lint_finds_nothing(helm: Helm, chart: Path) -> None:
+    assert "0 chart(s) failed" in helm("lint", "--strict", chart)
+
+
+def test_a_plain_install_is_one_deployment_and_what_it_needs(render: Any) -> None:
+    assert set(render()) == {
+        ("CustomResourceDefinition", "qwen3finetunes.finetune.qwen3.io"),
+        ("ServiceAccount", NAME),
+        ("ClusterRole", NAME),
+        ("ClusterRole", f"{NAME}-edit"),
+        ("ClusterRole", f"{NAME}-view"),
+        ("ClusterRoleBinding", NAME),
+        ("ConfigMap", f"{NAME}-settings"),
+        ("Deployment", NAME),
+        ("Service", NAME),
+        ("Pod", f"{NAME}-test"),
+    }
+
+
+@pytest.mark.parametrize(
+    "values", [{}, EVERYTHING, {**EVERYTHING, "watchNamespaces": ["team-a"]}], ids=["plain", "everything", "namespaced"]
+)
+def test_every_object_is_valid_to_kubernetes_own_schemas(render: Any, values: dict[str, Any]) -> None:
+    checked = [each for each in render(values).values() if "monitoring.coreos.com" not in each["apiVersion"]]
+    for each in checked:
+        kubernetes_validate.validate(each, "1.35", strict=True)
+    assert len(checked) >= 10
+
+
+def test_every_object_carries_the_standard_labels(render: Any) -> None:
+    for key, each in render(EVERYTHING).items():
+        labels = each["metadata"]["labels"]
+        assert labels["app.kubernetes.io/name"] == "qwen3-finetune", key
+        assert labels["app.kubernetes.io/instance"] == "kit", key
+        assert labels["app.kubernetes.io/managed-by"] == "Helm", key
+        assert labels["helm.sh/chart"] == "qwen3-finetune-0.1.0", key
+
+
+def test_default_settings_are_the_operators_own_defaults(render: Any, tmp_path: Path) -> None:
+    assert settings_of(render(), tmp_path) == Settings()
+
+
+def test_settings_carry_the_values(render: Any, tmp_path: Path) -> None:
+    values = {
+        "trainer": {
+            "image": {"registry": "registry.example/team", "digest": f"sha256:{'a' * 64}", "pullSecrets": ["pull"]},
+            "environment": {"OMP_NUM_THREADS": "1"},
+            "runtimeClassName": "nvidia",
+        },
+        "limits": {"priorityClasses": ["low", "high"]},
+        "watchNamespaces": ["team-a", "team-b"],
+        "settings": {"progressIntervalSeconds": 0.5},
+    }
+    settings = settings_of(render(values), tmp_path)
+    assert settings.image.reference == f"registry.example/team/qwen3-finetune-trainer@sha256:{'a' * 64}"
+    assert settings.image.pull_secrets == ("pull",)
+    assert settings.pods.environment == {"OMP_NUM_THREADS": "1"}
+    assert settings.pods.runtime_class_name == "nvidia"
+    assert settings.limits.priority_classes == ("low", "high")
+    assert settings.namespaces == ("team-a", "team-b")
+    assert settings.progress_interval_seconds == 0.5
+
+
+def keys(model: type[BaseModel]) -> dict[str, Any]:
+    fields = {str(field.alias): field.annotation for field in model.model_fields.values()}
+    return {
+        name: keys(kind) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+        for name, kind in fields.items()
+    }
+
+
+def test_every_setting_of_the_operator_can_be_set(render: Any) -> None:
+    def shape(value: Any, like: Any) -> Any:
+        return {key: shape(value[key], like.get(key)) for key in value} if isinstance(like, dict) else None
+
+    written = yaml.safe_load(render()["ConfigMap", f"{NAME}-settings"]["data"]["settings.yaml"])
+    assert shape(written, keys(Settings)) == keys(Settings)
+
+
+def test_the_crd_is_the_generated_one(render: Any) -> None:
+    crd = render()["CustomResourceDefinition", "qwen3finetunes.finetune.qwen3.io"]
+    assert crd["spec"] == definition()["spec"]
+    assert crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    assert (
+        "annotations"
+        not in render({"crds": {"keep": False}})["CustomResourceDefinition", crd["metadata"]["name"]]["metadata"]
+    )
+    assert not [key for key in render({"crds": {"enabled": False}}) if key[0] == "CustomResourceDefinition"]
+
+
+def rights(role: dict[str, Any]) -> dict[str, str]:
+    return {
+        f"{group}/{resource}".removeprefix("/"): " ".join(sorted(rule["verbs"]))
+        for rule in role["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+    }
+
+
+RUN_RIGHTS = {
+    "finetune.qwen3.io/qwen3finetunes": "delete get list patch watch",
+    "finetune.qwen3.io/qwen3finetunes/status": "patch",
+    "finetune.qwen3.io/qwen3finetunes/finalizers": "update",
+    "batch/jobs": "create delete get list patch watch",
+    "services": "create delete get list patch watch",
+    "configmaps": "create delete get list patch watch",
+    "persistentvolumeclaims": "create delete get list patch watch",
+    "pods": "delete get list watch",
+    "events": "create get list patch",
+}
+
+
+def test_the_operator_has_these_rights_and_no_others(render: Any) -> None:
+    assert rights(render()["ClusterRole", NAME]) == {**RUN_RIGHTS, "nodes": "get list watch"}
+    assert rights(render({"rbac": {"readNodes": False}})["ClusterRole", NAME]) == RUN_RIGHTS
+
+
+def test_an_operator_of_some_namespaces_has_rights_in_these_alone(render: Any) -> None:
+    objects = render({"watchNamespaces": ["team-a", "team-b"]})
+    assert {key for key in objects if "Role" in key[0] and not key[1].endswith(("-edit", "-view"))} == {
+        (kind, f"{namespace}/{NAME}") for kind in ("Role", "RoleBinding") for namespace in ("team-a", "team-b")
+    }
+    assert rights(objects["Role", f"team-a/{NAME}"]) == RUN_RIGHTS
+
+
+def test_a_change_of_settings_restarts_the_operator(render: Any) -> None:
+    def checksum(values: dict[str, Any]) -> str:
+        return str(render(values)["Deployment", NAME]["spec"]["template"]["metadata"]["annotations"]["checksum/config"])
+
+    assert checksum({}) == checksum({"podLabels": {"a": "b"}})
+    assert checksum({}) != checksum({"limits": {"maxNodes": 2}})
+
+
+def test_a_policy_for_training_pods_needs_to_know_their_namespaces(render: Any) -> None:
+    with pytest.raises(HarnessError, match=r"list them in networkPolicy\.trainer\.namespaces or watchNamespaces"):
+        render({"networkPolicy": {"trainer": {"enabled": True}}})
+
+
+def test_training_pods_never_reach_the_clouds_metadata_service(render: Any) -> None:
+    policy = render(EVERYTHING)["NetworkPolicy", f"team-a/{NAME}-trainer"]
+    outside = [peer["ipBlock"] for rule in policy["spec"]["egress"] for peer in rule.get("to", ()) if "ipBlock" in peer]
+    assert outside == [{"cidr": "0.0.0.0/0", "except": ["169.254.169.254/32"]}]
+    assert not [rule for rule in policy["spec"]["egress"] if "to" not in rule and rule["ports"][0]["port"] != 53]

@@ -1,0 +1,152 @@
+"""How an attempt ended -> its root cause -> what happens next."""
+
+import pytest
+
+from finetune_contract import PEER_LOST, ExitCode
+from finetune_operator.failures import Budget, Cause, Ending, Verdict, classify, classify_preparation, decide
+from finetune_operator.observation import WorkerState
+from support.runs import attempt, done_outcome, failed_outcome, preempted_outcome, preparation, worker
+
+FAILED, RUNNING, SUCCEEDED = WorkerState.FAILED, WorkerState.RUNNING, WorkerState.SUCCEEDED
+
+PEER = failed_outcome(ExitCode.INFRASTRUCTURE, PEER_LOST)
+"""What the survivors of any death say."""
+
+CAUSES = {
+    "one outcome": (attempt(worker(0, FAILED, outcome=failed_outcome(ExitCode.OUT_OF_MEMORY))), Cause.OUT_OF_MEMORY),
+    "finished": (attempt(worker(0, SUCCEEDED, outcome=done_outcome())), Cause.DONE),
+    "finished, and a peer broke on its way out": (
+        attempt(worker(0, SUCCEEDED, outcome=done_outcome()), worker(1, FAILED, outcome=PEER)),
+        Cause.DONE,
+    ),
+    "user error beats the echo of its peers": (
+        attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, outcome=failed_outcome(ExitCode.USER_ERROR))),
+        Cause.USER_ERROR,
+    ),
+    "not a number beats a killed worker": (
+        attempt(worker(0, FAILED, exit_code=137), worker(1, FAILED, outcome=failed_outcome(ExitCode.NOT_A_NUMBER))),
+        Cause.NOT_A_NUMBER,
+    ),
+    "disruption beats the echo": (
+        attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, disruption="PreemptionByScheduler", exit_code=137)),
+        Cause.DISRUPTION,
+    ),
+    "disruption of a worker that still terminates": (
+        attempt(
+            worker(0, FAILED, outcome=PEER), worker(1, RUNNING, disruption="TerminationByKubelet", is_terminating=True)
+        ),
+        Cause.DISRUPTION,
+    ),
+    "disruption explains a saved end": (
+        attempt(worker(0, FAILED, outcome=preempted_outcome(7), disruption="EvictionByEvictionAPI")),
+        Cause.DISRUPTION,
+    ),
+    "a user error is no disruption, even on a drained node": (
+        attempt(worker(0, FAILED, outcome=failed_outcome(ExitCode.USER_ERROR), disruption="EvictionByEvictionAPI")),
+        Cause.USER_ERROR,
+    ),
+    "host memory": (attempt(worker(0, FAILED, reason="OOMKilled", exit_code=137)), Cause.HOST_OUT_OF_MEMORY),
+    "host memory beats the echo": (
+        attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, reason="OOMKilled", exit_code=137)),
+        Cause.HOST_OUT_OF_MEMORY,
+    ),
+    "killed without a word": (attempt(worker(0, FAILED, exit_code=137, reason="Error")), Cause.INFRASTRUCTURE),
+    "terminated without a word": (attempt(worker(0, FAILED, exit_code=143)), Cause.PREEMPTED),
+    "an exception beats the echo": (
+        attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, outcome=failed_outcome(ExitCode.UNEXPECTED))),
+        Cause.UNEXPECTED,
+    ),
+    "peers that the Job controller told to leave hide nothing": (
+        attempt(worker(0, FAILED, outcome=preempted_outcome(7)), worker(1, FAILED, exit_code=1)),
+        Cause.UNEXPECTED,
+    ),
+    "everybody saved": (attempt(worker(0, FAILED, outcome=preempted_outcome(7))), Cause.PREEMPTED),
+    "segmentation fault": (attempt(worker(0, FAILED, exit_code=139)), Cause.UNEXPECTED),
+    "an exit code alone": (attempt(worker(0, FAILED, exit_code=64)), Cause.USER_ERROR),
+    "refused by its node": (attempt(worker(0, FAILED, reason="UnexpectedAdmissionError")), Cause.INFRASTRUCTURE),
+    "exit code 0 without a result": (attempt(worker(0, SUCCEEDED, exit_code=0)), Cause.UNEXPECTED),
+    "no worker explains it, and the Job does": (
+        attempt(is_failed=True, job_message="Pod a/b has condition DisruptionTarget matching FailJob rule at index 0"),
+        Cause.DISRUPTION,
+    ),
+    "nobody explains it": (attempt(is_failed=True), Cause.INFRASTRUCTURE),
+}
+
+
+@pytest.mark.parametrize(("ended", "cause"), CAUSES.values(), ids=CAUSES.keys())
+def test_the_cause_nearest_to_the_root_is_found(ended, cause):
+    assert classify(ended).cause is cause
+
+
+def test_the_worker_at_fault_is_named():
+    failure = failed_outcome(ExitCode.USER_ERROR, "BadTarget", rank=3, message="spec.method.lora.targets: no q_prj")
+    ending = classify(attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, outcome=failure)))
+    assert (ending.reason, ending.rank, ending.node, ending.exit_code) == ("BadTarget", 3, "node-1", 64)
+    assert ending.message == "rank 3: spec.method.lora.targets: no q_prj"
+
+
+def test_a_rank_that_was_killed_beats_the_echo_of_its_own_kind():
+    killed = failed_outcome(ExitCode.INFRASTRUCTURE, "RankKilled")
+    assert classify(attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, outcome=killed))).reason == "RankKilled"
+
+
+def test_out_of_memory_comes_with_figures_and_advice():
+    failure = failed_outcome(ExitCode.OUT_OF_MEMORY, peak_memory_bytes=79 * 2**30, requested_bytes=2 * 2**30)
+    message = classify(attempt(worker(0, FAILED, outcome=failure))).message
+    assert "79.0 GiB were held at the peak when 2.0 GiB more were asked for" in message
+    assert "lower parallelism.microBatch" in message
+
+
+def test_a_reason_that_no_condition_may_carry_becomes_the_cause():
+    failure = failed_outcome(ExitCode.UNEXPECTED, "_Odd_Error")
+    assert classify(attempt(worker(0, FAILED, outcome=failure))).reason == "Unexpected"
+
+
+@pytest.mark.parametrize(
+    ("ended", "cause"),
+    [
+        (preparation(FAILED, outcome=None, exit_code=64), Cause.USER_ERROR),
+        (preparation(FAILED, exit_code=137, reason="OOMKilled"), Cause.HOST_OUT_OF_MEMORY),
+        (preparation(FAILED, exit_code=143, disruption="EvictionByEvictionAPI"), Cause.DISRUPTION),
+        (preparation(FAILED, reason="UnexpectedAdmissionError"), Cause.INFRASTRUCTURE),
+        (preparation(FAILED, exit_code=1), Cause.UNEXPECTED),
+        (preparation(SUCCEEDED, outcome=None), Cause.UNEXPECTED),
+    ],
+)
+def test_a_preparation_is_classified_alike(ended, cause):
+    assert classify_preparation(ended).cause is cause
+
+
+def verdict(cause: Cause, failures: int = 0, max_restarts: int = 3) -> Verdict:
+    ending = Ending(cause=cause, reason=str(cause), message="")
+    return decide(ending, Budget(failures=failures, max_restarts=max_restarts))
+
+
+@pytest.mark.parametrize("cause", [Cause.DISRUPTION, Cause.PREEMPTED])
+def test_what_the_run_is_not_to_blame_for_is_retried_without_using_up_the_budget(cause):
+    assert verdict(cause, failures=3) is Verdict.RETRY_UNCOUNTED
+
+
+@pytest.mark.parametrize("cause", [Cause.HANG, Cause.INFRASTRUCTURE, Cause.UNEXPECTED])
+def test_what_may_pass_is_retried_as_often_as_the_budget_says(cause):
+    assert verdict(cause, failures=2) is Verdict.RETRY
+    assert verdict(cause, failures=3) is Verdict.GIVE_UP
+    assert verdict(cause, failures=0, max_restarts=0) is Verdict.GIVE_UP
+
+
+@pytest.mark.parametrize(
+    "cause",
+    [
+        Cause.USER_ERROR,
+        Cause.OUT_OF_MEMORY,
+        Cause.HOST_OUT_OF_MEMORY,
+        Cause.NOT_A_NUMBER,
+        Cause.DEADLINE_EXCEEDED,
+    ],
+)
+def test_what_would_end_the_same_way_again_is_not_retried(cause):
+    assert verdict(cause) is Verdict.GIVE_UP
+
+
+def test_every_cause_has_a_verdict():
+    assert {verdict(cause) for cause in Cause} == set(Verdict)

@@ -1,0 +1,133 @@
+"""Whatever happens to a run, and in whatever order: what never may."""
+
+import asyncio
+import dataclasses
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from finetune_contract import PEER_LOST, ExitCode, Stage
+from finetune_operator.lifecycle.attempts import has_live_worker
+from finetune_operator.observation import WorkerState
+from finetune_operator.status import TERMINAL_PHASES, ConditionStatus, ConditionType, Phase
+from support.fake_cluster import FakeCluster
+from support.runs import body, done_outcome, failed_outcome, preempted_outcome, preparation, progress
+
+FAILED = WorkerState.FAILED
+ENDS = {
+    "killed": {"exit_code": 137},
+    "evicted": {"exit_code": 143, "disruption": "EvictionByEvictionAPI"},
+    "echo": {"exit_code": 67, "outcome": failed_outcome(ExitCode.INFRASTRUCTURE, PEER_LOST)},
+    "crash": {"exit_code": 1, "outcome": failed_outcome(ExitCode.UNEXPECTED)},
+    "bad rows": {"exit_code": 64, "outcome": failed_outcome(ExitCode.USER_ERROR)},
+    "saved": {"exit_code": 75, "outcome": preempted_outcome(5)},
+}
+MOVES = st.one_of(
+    st.tuples(st.just("wait"), st.sampled_from([1, 20, 400, 4000])),
+    st.tuples(st.just("worker"), st.integers(0, 1), st.sampled_from(list(WorkerState)), st.sampled_from(list(ENDS))),
+    st.tuples(st.just("step"), st.integers(0, 60), st.sampled_from(list(Stage))),
+    st.tuples(st.just("silence")),
+    st.tuples(st.just("job fails")),
+    st.tuples(st.just("done")),
+    st.tuples(st.just("vanish")),
+    st.tuples(st.just("prepared")),
+    st.tuples(st.just("preparation fails"), st.sampled_from([1, 64, 143])),
+    st.tuples(st.just("suspend"), st.booleans()),
+)
+
+
+def happen(cluster: FakeCluster, move: tuple) -> None:
+    """The world's turn."""
+    newest = max(cluster.attempts, default=None)
+    match move:
+        case ("wait", seconds):
+            cluster.now += seconds
+        case ("suspend", wish):
+            cluster.body["spec"]["suspend"] = wish
+        case ("prepared",) if cluster.preparation is not None:
+            cluster.preparation = preparation(created_at=cluster.preparation.created_at)
+        case ("preparation fails", code) if cluster.preparation is not None:
+            cluster.preparation = preparation(FAILED, exit_code=code, created_at=cluster.preparation.created_at)
+        case ("vanish",):
+            cluster.attempts.clear()
+            cluster.preparation = None
+        case _ if newest is not None:
+            cluster.attempts[newest] = attempt_after(cluster.attempts[newest], move, cluster.now)
+
+
+def attempt_after(attempt, move, now):
+    workers = list(attempt.workers)
+    match move:
+        case ("worker", index, state, end) if workers[index].state not in (FAILED, WorkerState.SUCCEEDED):
+            ending = ENDS[end] if state is FAILED else {}
+            workers[index] = dataclasses.replace(workers[index], state=state, **ending)
+            return dataclasses.replace(attempt, workers=tuple(workers))
+        case ("step", step, stage):
+            said = progress(attempt.number, step, at=now, stage=stage)
+            return dataclasses.replace(attempt, progress=said, progress_seen_at=now)
+        case ("silence",):
+            return dataclasses.replace(attempt, progress=None, progress_seen_at=None)
+        case ("job fails",):
+            return dataclasses.replace(attempt, is_failed=any(worker.state is FAILED for worker in workers))
+        case ("done",) if all(worker.state is WorkerState.RUNNING for worker in workers):
+            workers = [dataclasses.replace(each, state=WorkerState.SUCCEEDED, exit_code=0) for each in workers]
+            workers[0] = dataclasses.replace(workers[0], outcome=done_outcome())
+            return dataclasses.replace(attempt, workers=tuple(workers))
+    return attempt
+
+
+def running_condition(status):
+    return next(each for each in status.conditions if each.type is ConditionType.RUNNING)
+
+
+def check_pass(before, after) -> None:
+    """What one pass may never do."""
+    if before.phase in TERMINAL_PHASES:
+        assert after.phase is before.phase, "terminal is terminal"
+        assert after.attempts == before.attempts
+    numbers = [record.number for record in after.attempts]
+    assert numbers == sorted(set(numbers)), "an attempt is recorded once"
+    decided = {record.number: record for record in before.attempts if record.decision}
+    assert all(decided.get(record.number, record) == record for record in after.attempts), "decided is decided"
+    assert (after.failures, after.restarts) >= (before.failures, before.restarts)
+    if running_condition(after).status is ConditionStatus.TRUE or after.phase is Phase.RUNNING:
+        last = after.attempts[-1]
+        assert last.last_step > (last.resumed_from_step or 0), "running means that a step was done"
+    old, new = before.progress, after.progress
+    if old is not None and new is not None and old.attempt == new.attempt:
+        assert new.step >= old.step, "progress never falls within an attempt"
+    if after.phase not in (Phase.RUNNING, Phase.EXPORTING, Phase.STARTING, Phase.QUEUED, Phase.RESTARTING):
+        assert new is None or new.eta is None, "nothing that stands still has an ETA"
+
+
+@settings(max_examples=120, deadline=None)
+@given(moves=st.lists(MOVES, max_size=30))
+def test_no_sequence_of_events_breaks_a_promise(moves):
+    asyncio.run(_played([("wait", 1), ("prepared",), *moves]))
+
+
+async def _played(moves) -> None:
+    cluster = FakeCluster(body(recovery={"maxRestarts": 2, "hangTimeoutSeconds": 600}))
+    for move in moves:
+        happen(cluster, move)
+        before, started = cluster.status, list(cluster.started)
+        alive = any(has_live_worker(attempt) for attempt in cluster.attempts.values())
+        result = await cluster.one_pass()
+        assert result.status == cluster.status, "what the pass says is what was written"
+        check_pass(before, cluster.status)
+        if cluster.started != started:
+            assert not alive, "an attempt was started while a worker of an earlier one was left"
+            assert cluster.started[-1] >= 1 + max((record.number for record in before.attempts), default=0)
+        await check_second_pass(cluster)
+
+
+async def check_second_pass(cluster: FakeCluster) -> None:
+    """What the first pass did may be news to the second; what stands in the status is none."""
+    writes = len(cluster.writes)
+    again = await cluster.one_pass()
+    if cluster.status.phase in TERMINAL_PHASES:
+        assert len(cluster.writes) == writes, "a second pass writes nothing"
+    await cluster.one_pass()
+    third = await cluster.one_pass()
+    assert not third.was_written, "without news the passes come to rest"
+    assert again.status.attempts[: len(again.status.attempts)] == third.status.attempts[: len(again.status.attempts)]

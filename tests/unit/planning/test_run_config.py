@@ -1,0 +1,85 @@
+"""What the trainer is told is what the user wrote."""
+
+import pytest
+
+from finetune_contract import (
+    BatchConfig,
+    ConstantSchedule,
+    CosineSchedule,
+    FullMethod,
+    HubKind,
+    HubSource,
+    LinearSchedule,
+    PrepareConfig,
+    RunConfig,
+    VolumeSource,
+)
+from finetune_operator.planning import make_plan, prepare_config, run_config
+from finetune_operator.planning.models import SHAPES
+from finetune_operator.resource import Qwen3FineTune
+from unit.planning.runs import EXAMPLES, LOCATIONS, PREPARATION, UID, example, report, run
+
+
+def attempt(wanted: Qwen3FineTune, number: int = 1) -> RunConfig:
+    plan = make_plan(wanted, model=SHAPES["8B"], dataset=report(), gpu_memory_bytes=None)
+    return run_config(wanted, plan, PREPARATION, LOCATIONS, attempt=number, grace_seconds=300)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
+def test_configs_survive_json(path: object) -> None:
+    wanted = example(path)  # type: ignore[arg-type]
+    config, preparation = attempt(wanted), prepare_config(wanted, LOCATIONS)
+    assert RunConfig.model_validate_json(config.model_dump_json()) == config
+    assert PrepareConfig.model_validate_json(preparation.model_dump_json()) == preparation
+
+
+def test_the_run_is_told_where_it_is_and_which_attempt() -> None:
+    config = attempt(run(), number=3)
+    assert (config.attempt, config.run.name, config.run.namespace, config.run.uid) == (3, "example", "team", UID)
+    assert (config.model_dir, config.tokens_dir) == (PREPARATION.model_dir, PREPARATION.tokens_dir)
+    assert (config.output_dir, config.progress_port, config.grace_seconds) == ("/output/example", 29501, 300)
+    assert config.batch == BatchConfig(global_sequences=16, micro_sequences=1, accumulation_steps=16, world_size=1)
+
+
+def test_volume_sources_lie_below_the_inputs() -> None:
+    wanted = run(model={"source": "Volume", "path": "tiny/model"}, dataset={"path": "data/rows.json"})
+    config = prepare_config(wanted, LOCATIONS)
+    assert config.model == VolumeSource(path="/inputs/tiny/model")
+    assert config.dataset.source == VolumeSource(path="/inputs/data/rows.json")
+
+
+@pytest.mark.parametrize(
+    ("source", "revision", "expected"),
+    [("HuggingFace", None, "main"), ("ModelScope", None, "master"), ("ModelScope", "v1.0", "v1.0")],
+)
+def test_each_hub_has_its_own_default_branch(source: str, revision: str | None, expected: str) -> None:
+    model = {"id": "Qwen/Qwen3-8B", "source": source} | ({"revision": revision} if revision else {})
+    config = prepare_config(run(model=model), LOCATIONS)
+    assert config.model == HubSource(hub=HubKind(source), id="Qwen/Qwen3-8B", revision=expected)
+
+
+def test_each_schedule_keeps_its_numbers() -> None:
+    spec = {"warmupRatio": 0.1, "finalRatio": 0.2}
+    cosine, linear = (attempt(run(training={"schedule": {"type": kind} | spec})) for kind in ("Cosine", "Linear"))
+    constant = attempt(run(training={"schedule": {"type": "Constant", "warmupRatio": 0.1}}))
+    assert cosine.schedule == CosineSchedule(warmup_ratio=0.1, final_ratio=0.2)
+    assert linear.schedule == LinearSchedule(warmup_ratio=0.1, final_ratio=0.2)
+    assert constant.schedule == ConstantSchedule(warmup_ratio=0.1)
+
+
+def test_full_and_the_optimizers_numbers_arrive() -> None:
+    training = {"learningRate": 1e-5, "optimizer": {"beta2": 0.95, "weightDecay": 0.1}, "maxGradNorm": None}
+    config = attempt(run(method={"type": "Full"}, training=training))
+    assert config.method == FullMethod()
+    assert config.optimizer.peak_learning_rate == 1e-5
+    assert (config.optimizer.beta1, config.optimizer.beta2, config.optimizer.weight_decay) == (0.9, 0.95, 0.1)
+    assert config.optimizer.max_grad_norm is None
+
+
+def test_without_a_key_swanlab_stays_offline() -> None:
+    offline = attempt(run(tracking={"swanlab": {"project": "qwen3"}})).swanlab
+    keyed = {"project": "qwen3", "host": "https://swan.example", "apiKeySecret": {"name": "swanlab", "key": "apiKey"}}
+    online = attempt(run(tracking={"swanlab": keyed})).swanlab
+    assert offline is not None
+    assert online is not None
+    assert (offline.mode, online.mode, online.host) == ("offline", "online", "https://swan.example")

@@ -1,0 +1,137 @@
+"""The operator's process may end after every single write; what it comes to is the same."""
+
+import asyncio
+import dataclasses
+
+import pytest
+
+from finetune_contract import ExitCode
+from finetune_operator.observation import WorkerState
+from finetune_operator.status import Phase, Status
+from support.fake_cluster import CrashError, FakeCluster
+from support.runs import (
+    STEPS,
+    body,
+    done_outcome,
+    failed_outcome,
+    preempted_outcome,
+    preparation,
+    progress,
+    worker,
+)
+
+PASSES = 80
+
+
+def moved_on(cluster: FakeCluster) -> None:
+    """The world's answer to what is there: a failing preparation, a disruption, a crash, a suspension, an end."""
+    if cluster.preparation is not None and cluster.preparation.state is WorkerState.WAITING:
+        is_first = not cluster.status.preparation_failures
+        cluster.preparation = preparation(
+            *((WorkerState.FAILED,) if is_first else ()),
+            created_at=cluster.preparation.created_at,
+            **({"exit_code": 1} if is_first else {}),
+        )
+    for number, attempt in cluster.attempts.items():
+        cluster.attempts[number] = _attempt_moved_on(cluster, attempt)
+
+
+def _attempt_moved_on(cluster, attempt):
+    workers, number = attempt.workers, attempt.number
+    if workers[0].state is WorkerState.WAITING:
+        return dataclasses.replace(attempt, workers=(worker(0), worker(1)))
+    if workers[0].state is not WorkerState.RUNNING:
+        return attempt
+    if attempt.is_being_deleted:
+        saved = preempted_outcome(attempt.progress.step)
+        ended = tuple(worker(index, WorkerState.FAILED, outcome=saved) for index in range(2))
+        return dataclasses.replace(attempt, workers=ended)
+    if attempt.progress is None:
+        said = progress(number, 10 * number, at=cluster.now, resumed_from_step=10 * (number - 1))
+        return dataclasses.replace(attempt, progress=said, progress_seen_at=cluster.now)
+    if cluster.now - attempt.created_at < 100:
+        return attempt
+    return _ended(attempt)
+
+
+def _ended(attempt):
+    match attempt.number:
+        case 1:
+            last = (
+                worker(0, WorkerState.FAILED, outcome=failed_outcome(ExitCode.INFRASTRUCTURE, "PeerLost")),
+                worker(1, WorkerState.FAILED, disruption="EvictionByEvictionAPI", exit_code=137),
+            )
+        case 2:
+            last = (worker(0, WorkerState.FAILED, exit_code=1), worker(1, WorkerState.FAILED, exit_code=1))
+        case 3:
+            return attempt  # the user suspends this one
+        case _:
+            last = (worker(0, WorkerState.SUCCEEDED, outcome=done_outcome()), worker(1, WorkerState.SUCCEEDED))
+    return dataclasses.replace(attempt, workers=last, is_failed=attempt.number < 3)
+
+
+def played(crash_after: int | None) -> tuple[FakeCluster, int]:
+    """The whole story, with a crash after that many writes; and how many crashes there were."""
+    cluster = FakeCluster(body(), crash_after=crash_after)
+    crashes = 0
+    for _ in range(PASSES):
+        try:
+            asyncio.run(cluster.one_pass())
+        except CrashError:
+            crashes += 1
+        third = next((record for record in cluster.status.attempts if record.number == 3), None)
+        if third is not None and third.last_step:
+            cluster.body["spec"]["suspend"] = third.decision is None
+        cluster.now += 20
+        moved_on(cluster)
+    return cluster, crashes
+
+
+def timeless(status: Status) -> dict:
+    """`status` without times, and without texts that tell of them."""
+    dumped = status.to_body()
+    for key in ("startTime", "completionTime", "suspendedSeconds"):
+        dumped.pop(key, None)
+    for condition in dumped["conditions"]:
+        del condition["lastTransitionTime"]
+    for record in dumped["attempts"] + dumped["preparationFailures"]:
+        for key in ("startedAt", "endedAt", "runningSince"):
+            record.pop(key, None)
+    del dumped["preparation"]["finishedAt"], dumped["progress"]["updatedAt"]
+    return dumped
+
+
+@pytest.fixture(scope="module")
+def unbroken() -> FakeCluster:
+    cluster, crashes = played(None)
+    assert crashes == 0
+    return cluster
+
+
+def test_the_unbroken_story_ends_well(unbroken):
+    status = unbroken.status
+    assert status.phase is Phase.SUCCEEDED
+    assert [record.cause for record in status.attempts] == ["Disruption", "Unexpected", "Suspended", "Done"]
+    assert [record.decision for record in status.attempts] == ["RetryUncounted", "Retry", "Suspend", "Finish"]
+    assert (status.restarts, status.failures) == (3, 1)
+    assert status.progress.step == STEPS
+    assert status.artifacts[0].claim == "huanhuan-output"
+
+
+def test_every_fact_is_told_once(unbroken):
+    assert unbroken.events == [
+        *("Planned", "PreparationFailed", "Prepared"),
+        *("AttemptStarted", "AttemptEnded", "Restarting"),
+        *("AttemptStarted", "AttemptEnded", "Restarting"),
+        *("AttemptStarted", "AttemptEnded", "Suspended", "Resumed"),
+        *("AttemptStarted", "AttemptEnded", "Succeeded"),
+    ]
+
+
+def test_a_crash_after_any_write_changes_nothing_in_the_end(unbroken):
+    for crash_after in range(1, len(unbroken.writes) + 1):
+        cluster, crashes = played(crash_after)
+        assert crashes == 1, crash_after
+        assert cluster.started == unbroken.started, crash_after
+        assert timeless(cluster.status) == timeless(unbroken.status), crash_after
+        assert set(cluster.attempts) == set(unbroken.attempts), crash_after
