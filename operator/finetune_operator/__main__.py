@@ -40,6 +40,7 @@ def main(words: Sequence[str] | None = None) -> int:
     kopf.configure(verbose=arguments.verbose, log_format=kopf.LogFormat.JSON)
     if not arguments.verbose:
         logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # else a line for every event of every pod
+        logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # and one for every probe
     try:
         settings = load_settings(arguments.settings) if arguments.settings else Settings()
     except (ValueError, OSError) as error:

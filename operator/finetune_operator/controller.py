@@ -50,7 +50,7 @@ class Controller:
         if self._api is None:
             self._api = api or await Api.connect(self.metrics.saw_call)
             self._backend = KubernetesBackend(self._api, self.store, self.settings, self._clock)
-        await self._resync()
+        await self.resync()
         self._resyncing = asyncio.get_running_loop().create_task(self._resync_forever(), name="resync")
 
     async def close(self) -> None:
@@ -63,6 +63,18 @@ class Controller:
             await self._backend.close()
         if self._api is not None:
             await self._api.close()
+
+    async def resync(self) -> None:
+        """The store is as fresh as a list can make it, and every run is woken. Raises ApiError."""
+        assert self._api is not None, "set by start()"
+        for kind in WATCHED:
+            for namespace in self._scopes:
+                items, version = await self._api.list_all(kind, namespace, labels=selector(kind))
+                self.store.refill(kind, items, version, namespace)
+        for key in self.store.runs():
+            self.runner.wake(key)
+        self._synced_at = self._clock()
+        self.metrics.saw_success()
 
     def saw(self, kind: Kind, item: Object, *, is_gone: bool) -> None:
         """A watch told of `item`; if that is news, its run is looked at."""
@@ -111,22 +123,11 @@ class Controller:
             with contextlib.suppress(InvalidResourceError):  # the pass has told so
                 await self._backend.keep_attempts(parse_resource(body))
 
-    async def _resync(self) -> None:
-        assert self._api is not None, "set by start()"
-        for kind in WATCHED:
-            for namespace in self._scopes:
-                items, version = await self._api.list_all(kind, namespace, labels=selector(kind))
-                self.store.refill(kind, items, version, namespace)
-        for key in self.store.runs():
-            self.runner.wake(key)
-        self._synced_at = self._clock()
-        self.metrics.saw_success()
-
     async def _resync_forever(self) -> None:
         while True:
             await asyncio.sleep(self.settings.resync_seconds)
             try:
-                await self._resync()
+                await self.resync()
             except Exception as error:
                 self.metrics.errors.labels("resync").inc()
                 logger.warning("resync failed, the next is in %.0f s: %s", self.settings.resync_seconds, error)

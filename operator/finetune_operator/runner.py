@@ -15,6 +15,8 @@ Key = TypeVar("Key", bound=Hashable)
 
 CONCURRENT_PASSES = 32
 """A pass mostly waits for the API server; more at once would only queue there."""
+SETTLE_SECONDS = 0.1
+"""Between a wake and its pass: a Job, its pods and their scheduling come in a burst, and are worth one look together."""
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
 
@@ -71,6 +73,7 @@ class Runner(Generic[Key]):
     async def _drain(self, key: Key, lane: _Lane) -> None:
         next_look_seconds: float | None = None
         while lane.is_woken:
+            await asyncio.sleep(SETTLE_SECONDS)
             async with self._slots:
                 lane.is_woken = False
                 next_look_seconds = await self._guarded(key, lane)

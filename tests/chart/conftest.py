@@ -1,6 +1,7 @@
 """helm on the chart: rendered without a cluster, or installed into a control plane of its own."""
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,14 @@ def render(helm: Helm, tmp_path_factory: pytest.TempPathFactory) -> Render:
     """The objects that the release `kit` in namespace `system` consists of, by kind and name, given these values."""
     file = tmp_path_factory.mktemp("values") / "values.yaml"
 
-    def rendered(values: dict[str, Any] | None = None) -> Objects:
-        file.write_text(yaml.safe_dump(values or {}))
+    @cache
+    def objects(values: str) -> Objects:
+        file.write_text(values)
         text = helm("template", "kit", CHART, "--namespace", "system", "--values", file)
-        objects = [each for each in yaml.safe_load_all(text) if each]
-        return {(each["kind"], _name(each["metadata"])): each for each in objects}
+        listed = [each for each in yaml.load_all(text, yaml.CSafeLoader) if each]
+        return {(each["kind"], _name(each["metadata"])): each for each in listed}
 
-    return rendered
+    return lambda values=None: objects(yaml.safe_dump(values or {}))
 
 
 @pytest.fixture(scope="session")

@@ -33,15 +33,6 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-def merged(base: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    """As helm merges values: maps into one another, everything else replaced."""
-    result = dict(base)
-    for key, value in change.items():
-        both_maps = isinstance(value, dict) and isinstance(base.get(key), dict)
-        result[key] = merged(base[key], value) if both_maps else value
-    return result
-
-
 def settings_of(objects: Any, folder: Path) -> Settings:
     file = folder / "settings.yaml"
     file.write_text(objects["ConfigMap", f"{NAME}-settings"]["data"]["settings.yaml"])
@@ -111,12 +102,11 @@ def test_settings_carry_the_values(render: Any, tmp_path: Path) -> None:
     assert settings.progress_interval_seconds == 0.5
 
 
-def keys(model: type[BaseModel]) -> dict[str, Any]:
-    fields = {str(field.alias): field.annotation for field in model.model_fields.values()}
-    return {
-        name: keys(kind) if isinstance(kind, type) and issubclass(kind, BaseModel) else None
-        for name, kind in fields.items()
-    }
+def keys(kind: Any) -> Any:
+    """The names of a model's fields, as they are written, and those of the models below it."""
+    if not (isinstance(kind, type) and issubclass(kind, BaseModel)):
+        return None
+    return {str(field.alias): keys(field.annotation) for field in kind.model_fields.values()}
 
 
 def test_every_setting_of_the_operator_can_be_set(render: Any) -> None:
@@ -128,14 +118,12 @@ def test_every_setting_of_the_operator_can_be_set(render: Any) -> None:
 
 
 def test_the_crd_is_the_generated_one(render: Any) -> None:
-    crd = render()["CustomResourceDefinition", "qwen3finetunes.finetune.qwen3.io"]
+    key = ("CustomResourceDefinition", "qwen3finetunes.finetune.qwen3.io")
+    crd = render()[key]
     assert crd["spec"] == definition()["spec"]
     assert crd["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
-    assert (
-        "annotations"
-        not in render({"crds": {"keep": False}})["CustomResourceDefinition", crd["metadata"]["name"]]["metadata"]
-    )
-    assert not [key for key in render({"crds": {"enabled": False}}) if key[0] == "CustomResourceDefinition"]
+    assert "annotations" not in render({"crds": {"keep": False}})[key]["metadata"]
+    assert key not in render({"crds": {"enabled": False}})
 
 
 def rights(role: dict[str, Any]) -> dict[str, str]:
@@ -148,20 +136,20 @@ def rights(role: dict[str, Any]) -> dict[str, str]:
 
 
 RUN_RIGHTS = {
-    "finetune.qwen3.io/qwen3finetunes": "delete get list patch watch",
+    "finetune.qwen3.io/qwen3finetunes": "delete get list watch",
     "finetune.qwen3.io/qwen3finetunes/status": "patch",
     "finetune.qwen3.io/qwen3finetunes/finalizers": "update",
-    "batch/jobs": "create delete get list patch watch",
-    "services": "create delete get list patch watch",
-    "configmaps": "create delete get list patch watch",
-    "persistentvolumeclaims": "create delete get list patch watch",
+    "batch/jobs": "create delete get list watch",
+    "services": "create get list patch watch",
+    "configmaps": "create get list patch watch",
+    "persistentvolumeclaims": "create get list watch",
     "pods": "delete get list watch",
     "events": "create get list patch",
 }
 
 
 def test_the_operator_has_these_rights_and_no_others(render: Any) -> None:
-    assert rights(render()["ClusterRole", NAME]) == {**RUN_RIGHTS, "nodes": "get list watch"}
+    assert rights(render()["ClusterRole", NAME]) == {**RUN_RIGHTS, "nodes": "list"}
     assert rights(render({"rbac": {"readNodes": False}})["ClusterRole", NAME]) == RUN_RIGHTS
 
 

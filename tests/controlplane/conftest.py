@@ -1,4 +1,4 @@
-"""One real control plane for every test of this folder, and the operator's own rights on it, as the chart grants them."""
+"""One real control plane for every test of this folder, and on it the operator's rights as the chart grants them."""
 
 import asyncio
 import fcntl
@@ -28,41 +28,58 @@ def control_plane() -> Iterator[ControlPlane]:
 
 
 @pytest.fixture(scope="session")
-def operator_kubeconfig(control_plane: ControlPlane) -> Path:
-    """The chart's CRD, roles and ServiceAccount are there; acts as that account, with exactly its rights."""
+def operator_account(control_plane: ControlPlane) -> str:
+    """The chart's CRD, roles and ServiceAccount are there; the name of that account."""
     rendered = control_plane.helm("template", "kit", ROOT / "charts" / "qwen3-finetune", "--namespace", SYSTEM)
     objects = [each for each in yaml.safe_load_all(rendered) if each and each["kind"] in _RIGHTS]
     control_plane.kubectl("create", "namespace", SYSTEM)
     control_plane.kubectl.apply(objects)
     control_plane.kubectl("wait", "--for=condition=Established", "crd/qwen3finetunes.finetune.qwen3.io")
-    account = next(each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount")
-    return control_plane.service_account_kubeconfig(SYSTEM, account)
+    name: str = next(each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount")
+    return name
 
 
 @pytest.fixture(scope="session")
-def control(control_plane: ControlPlane, operator_kubeconfig: Path) -> Iterator[Control]:
+def operator_kubeconfig(control_plane: ControlPlane, operator_account: str) -> Path:
+    """Acts as the operator's account, with exactly the rights that the chart gives it."""
+    return control_plane.service_account_kubeconfig(SYSTEM, operator_account)
+
+
+@pytest.fixture(scope="session")
+def control(control_plane: ControlPlane, operator_account: str) -> Iterator[Control]:
     """The control plane with the CRD, as an admin's client sees it."""
     with asyncio.Runner() as runner:
         api = runner.run(connected(control_plane.kubeconfig))
-        control = Control(control_plane, runner, api)
+        control = Control(control_plane, runner, api, f"system:serviceaccount:{SYSTEM}:{operator_account}")
         control.do(control.kubelet.make_node())
         yield control
         runner.run(api.close())
 
 
-@pytest.fixture
-def namespace(control: Control) -> str:
-    """A namespace of the test's own."""
-    return control.namespace()
+@pytest.fixture(scope="session")
+def shared_operator(
+    control: Control, operator_kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[OperatorProcess, list[str]]]:
+    """One operator for most tests, and the namespaces that it looks after: a process takes seconds to start."""
+    namespaces = [control.namespace() for _ in range(20)]
+    with OperatorProcess(tmp_path_factory.mktemp("operator"), operator_kubeconfig, namespaces) as process:
+        yield process, namespaces
+        assert process.terminate() == 0, process.log()
+    assert "forbidden" not in process.log().lower()
 
 
 @pytest.fixture
-def operator(tmp_path: Path, operator_kubeconfig: Path, namespace: str) -> Iterator[OperatorProcess]:
-    """An operator for the test's namespace, with the rights that the chart gives it and not one more."""
-    with OperatorProcess(tmp_path, operator_kubeconfig, [namespace]) as process:
-        yield process
-        print(process.log())  # pytest shows it with a failure
-        assert "forbidden" not in process.log().lower()
+def operator(shared_operator: tuple[OperatorProcess, list[str]]) -> Iterator[OperatorProcess]:
+    """The shared operator; what it logs during the test is shown with a failure."""
+    process, before = shared_operator[0], len(shared_operator[0].log())
+    yield process
+    print(process.log()[before:])
+
+
+@pytest.fixture
+def namespace(shared_operator: tuple[OperatorProcess, list[str]]) -> str:
+    """A namespace of the test's own that the shared operator looks after."""
+    return shared_operator[1].pop()
 
 
 async def connected(kubeconfig: Path) -> Api:

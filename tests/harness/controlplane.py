@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -90,6 +92,15 @@ class ControlPlane:
         write_kubeconfig(file, self.server, self.authority.certificate, {"token": token}, namespace)
         return file
 
+    @contextmanager
+    def without_api_server(self) -> Iterator[None]:
+        """The API server is down inside the block, and serves again after it."""
+        self.run.processes.stop(["kube-apiserver"])
+        try:
+            yield
+        finally:
+            self._start_api_server()
+
     def collect_logs(self, destination: Path) -> None:
         """Copies every daemon's log, and what kubectl can tell of events and objects, to a folder."""
         shutil.copytree(self.run.logs, destination, dirs_exist_ok=True)
@@ -111,9 +122,7 @@ class ControlPlane:
         self._write_credentials()
         processes = self.run.processes
         processes.start("etcd", self._etcd())
-        processes.start("kube-apiserver", self._api_server())
-        ready = ("get", "--raw", "/readyz")
-        processes.wait("the API server was ready", lambda: self.kubectl.works(*ready), ("etcd", "kube-apiserver"))
+        self._start_api_server()
         processes.start("kube-controller-manager", self._controller_manager())
         processes.start("kube-scheduler", self._scheduler())
         account = ("-n", "default", "get", "serviceaccount", "default")
@@ -122,6 +131,14 @@ class ControlPlane:
             if not processes.alive(name):
                 raise HarnessError(f"{name} ended at its start; {processes.tail(name)}")
         self._started.touch()
+
+    def _start_api_server(self) -> None:
+        self.run.processes.start("kube-apiserver", self._api_server())
+        self.run.processes.wait(
+            "the API server was ready",
+            lambda: self.kubectl.works("get", "--raw", "/readyz"),
+            ("etcd", "kube-apiserver"),
+        )
 
     def _write_credentials(self) -> None:
         self.authority.create()

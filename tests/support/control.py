@@ -5,12 +5,13 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Coroutine
+from datetime import datetime
 from typing import Any, TypeVar
 
 from finetune_operator.backends.kubernetes.client import Api, NotFoundError, Object
 from finetune_operator.backends.kubernetes.kinds import RUNS, Kind
 from finetune_operator.names import RUN_LABEL
-from harness import ControlPlane
+from harness import ControlPlane, Write
 from support.kubelet import Kubelet
 
 Result = TypeVar("Result")
@@ -21,8 +22,9 @@ NAMESPACES = Kind("", "v1", "namespaces", "Namespace")
 class Control:
     """Synchronous on the outside: `do` runs a coroutine to its end on the loop that owns the connections."""
 
-    def __init__(self, plane: ControlPlane, runner: asyncio.Runner, api: Api) -> None:
+    def __init__(self, plane: ControlPlane, runner: asyncio.Runner, api: Api, operator_user: str) -> None:
         self.plane = plane
+        self.operator_user = operator_user
         self.api = api
         self.kubelet = Kubelet(api)
         self._runner = runner
@@ -67,6 +69,10 @@ class Control:
         status: Object = (found or {}).get("status", {})
         return status
 
+    def operator_writes(self, since: datetime | None = None) -> list[Write]:
+        """What was written with the operator's account."""
+        return [write for write in self.plane.audit.writes(since) if write.user == self.operator_user]
+
     def wait(self, what: str, fact: Callable[[], Result], timeout: float = 30) -> Result:
         """What `fact` returns, once that is true."""
         deadline = time.monotonic() + timeout
@@ -75,10 +81,14 @@ class Control:
             self.do(asyncio.sleep(0.05))
         return found
 
+    def _told(self, namespace: str, name: str) -> str:
+        status = self.status(namespace, name)
+        return json.dumps({key: status.get(key) for key in ("phase", "conditions", "attempts", "progress")}, indent=1)
+
     def wait_phase(self, namespace: str, name: str, phase: str, timeout: float = 30) -> Object:
         """The status of a run, once it is in `phase`."""
         try:
             self.wait(f"{name} {phase}", lambda: self.status(namespace, name).get("phase") == phase, timeout)
         except AssertionError as error:
-            raise AssertionError(f"{error}, but\n{json.dumps(self.status(namespace, name), indent=1)}") from None
+            raise AssertionError(f"{error}, but\n{self._told(namespace, name)}") from None
         return self.status(namespace, name)

@@ -1,4 +1,4 @@
-"""Resources, reports and observations as tests need them: whole by default, with the interesting part as an argument."""
+"""Resources, reports and observations as tests need them: whole, with the interesting part as an argument."""
 
 from typing import Any
 

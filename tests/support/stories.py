@@ -55,6 +55,11 @@ def worker_pods(control: Control, namespace: str, name: str, attempt: int, nodes
     return control.wait(f"{nodes} pods of attempt {attempt}", complete)
 
 
+def worker_pod(control: Control, namespace: str, name: str, attempt: int, index: int) -> Object:
+    """One worker of an attempt."""
+    return worker_pods(control, namespace, name, attempt)[index]
+
+
 def start_workers(
     control: Control, namespace: str, name: str, attempt: int, address: str = "127.0.0.1", nodes: int = NODES
 ) -> list[Object]:

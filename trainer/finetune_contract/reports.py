@@ -122,7 +122,7 @@ class TrainingResult(ContractModel):
 
     steps: int
     final_loss: float
-    validation_loss: float | None
+    validation_loss: float | None = None
     trained_tokens: int
     """Real tokens that went through the model, all attempts together."""
     artifacts: tuple[Artifact, ...] = Field(max_length=4)

@@ -55,9 +55,7 @@ def _outcome(config_file: Path, rank: int, stop: StopFlag) -> Outcome:
     except Exception as error:  # the one place where an error becomes an outcome
         reporting.log.exception("failed at step=%d", position.step)
         failure = failure_of(error, rank=rank, step=position.step)
-        return Outcome(
-            exit_code=failure.exit_code, failure=failure, checkpoint=position.checkpoint, step=position.step
-        )
+        return Outcome(exit_code=failure.exit_code, failure=failure, checkpoint=position.checkpoint, step=position.step)
 
 
 def _exit(code: int) -> None:

@@ -7,11 +7,12 @@ device. Registered with transformers' AttentionInterface under the name ATTENTIO
 """
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
 
 from finetune_trainer.data.batch import MicroBatch
@@ -36,7 +37,7 @@ def documents_of(micro: MicroBatch, device: torch.device) -> Documents:
 
 
 def attend(
-    module: nn.Module,
+    _module: nn.Module,
     query_1HTD: Tensor,
     key_1KTD: Tensor,
     value_1KTD: Tensor,
@@ -82,12 +83,17 @@ def _varlen(query_1HTD: Tensor, key_1KTD: Tensor, value_1KTD: Tensor, documents:
 def _document_by_document(
     query_1HTD: Tensor, key_1KTD: Tensor, value_1KTD: Tensor, documents: Documents, scaling: float
 ) -> Tensor:
+    spans = [slice(*pair) for pair in pairwise(documents.offsets)]
     attended = [
-        F.scaled_dot_product_attention(
-            query_1HTD[:, :, begin:end], key_1KTD[:, :, begin:end], value_1KTD[:, :, begin:end],
-            is_causal=True, scale=scaling, enable_gqa=True,
-        )  # fmt: skip
-        for begin, end in zip(documents.offsets, documents.offsets[1:], strict=False)
+        scaled_dot_product_attention(
+            query_1HTD[:, :, span],
+            key_1KTD[:, :, span],
+            value_1KTD[:, :, span],
+            is_causal=True,
+            scale=scaling,
+            enable_gqa=True,
+        )
+        for span in spans
     ]
     return torch.cat(attended, dim=2).transpose(1, 2)
 

@@ -123,7 +123,13 @@ def _fsync(folder: Path) -> None:
 
 
 def save(
-    run_folder: Path, state: TrainerState, trained: Iterator[Trained], world: World, *, keep: int, disk: Disk | None = None
+    run_folder: Path,
+    state: TrainerState,
+    trained: Iterator[Trained],
+    world: World,
+    *,
+    keep: int,
+    disk: Disk | None = None,
 ) -> CheckpointReport:
     """Save `state`; called by all ranks, returns when it is complete. Older ones beyond `keep` are gone then.
 

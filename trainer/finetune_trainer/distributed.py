@@ -42,9 +42,7 @@ def join() -> World:
     device = _device(int(os.environ["LOCAL_RANK"]))
     # gloo beside NCCL, since FSDP's CPU offload reduces tensors that live in host memory
     backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend, timeout=COLLECTIVE_TIMEOUT, device_id=device if device.type == "cuda" else None
-    )
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=device if device.type == "cuda" else None)
     control = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
     assert control is not None
     return World(rank=dist.get_rank(), size=dist.get_world_size(), device=device, control=control)

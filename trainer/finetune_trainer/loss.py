@@ -5,7 +5,7 @@ Shape letters: T tokens of a micro-batch, S supervised ones, V vocabulary.
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 from finetune_trainer.attention import documents_of
 from finetune_trainer.data.batch import MicroBatch
@@ -18,7 +18,7 @@ def summed_loss(model: nn.Module, micro: MicroBatch, device: torch.device) -> Te
     with the whole batch would compute, however the batch is cut.
     """
     logits_SV = supervised_logits(model, micro, device)
-    return F.cross_entropy(logits_SV.float(), micro.targets_S, reduction="sum")
+    return cross_entropy(logits_SV.float(), micro.targets_S, reduction="sum")
 
 
 def supervised_logits(model: nn.Module, micro: MicroBatch, device: torch.device) -> Tensor:

@@ -104,9 +104,7 @@ class Update:
     """False when fp16 gradients overflowed and the step was skipped."""
 
 
-def apply_update(
-    optimizer: torch.optim.Optimizer, scale: LossScale, *, rate: float, max_norm: float | None
-) -> Update:
+def apply_update(optimizer: torch.optim.Optimizer, scale: LossScale, *, rate: float, max_norm: float | None) -> Update:
     """Clip and apply the gradients, or skip an fp16 overflow; gradients are gone afterwards.
 
     Raises: NotANumberError, on every rank alike, before a weight has changed.

@@ -52,7 +52,7 @@ def attempted(config_file: Path) -> PrepareOutcome:
         return _failed(error.failure)
     except OSError as error:
         LOG.exception("preparation failed")
-        return _failed(_system_failure(error, config.cache_dir))
+        return _failed(system_failure(error, config.cache_dir))
     except Exception as error:
         LOG.exception("preparation failed")
         text = f"{type(error).__name__}: {error}"
@@ -68,7 +68,8 @@ def prepared(config: PrepareConfig) -> PrepareOutcome:
     dataset_file = resolved_dataset(config.dataset, cache_dir, token)
     model_dir, revision = resolved_model(config.model, cache_dir, token)
     shape = model_config(model_dir)
-    check_targets(model_dir, config.method)
+    facts = model_facts(shape)
+    check_targets(facts, config.method)
     tokenizer = load_tokenizer(model_dir)
     tokens_dir, report = build_tokens(
         dataset_file,
@@ -83,7 +84,7 @@ def prepared(config: PrepareConfig) -> PrepareOutcome:
     _log_arithmetic(report, config.dataset.max_tokens)
     return PrepareOutcome(
         exit_code=ExitCode.DONE,
-        model=model_facts(shape),
+        model=facts,
         model_dir=str(model_dir),
         model_revision=revision,
         dataset=report,
@@ -126,7 +127,8 @@ def _log_arithmetic(report: DatasetReport, max_tokens: int) -> None:
     )
 
 
-def _system_failure(error: OSError, cache_dir: str) -> Failure:
+def system_failure(error: OSError, cache_dir: str) -> Failure:
+    """What an error of the operating system means to the author of the run."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return no_space(Path(cache_dir), "the token cache", None).failure
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):

@@ -151,7 +151,7 @@ def _server(reporter: Reporter, port: int) -> ThreadingHTTPServer:
     registry.register(_ProgressCollector(reporter))
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:  # noqa: N802 - http.server's name
+        def do_GET(self) -> None:
             if self.path == "/progress":
                 self._answer("application/json", reporter.progress.model_dump_json().encode())
             elif self.path == "/metrics":
@@ -168,7 +168,7 @@ def _server(reporter: Reporter, port: int) -> ThreadingHTTPServer:
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - http.server's name
+        def log_message(self, format: str, *args: Any) -> None:
             """Polls every few seconds are no news."""
 
     try:

@@ -21,7 +21,7 @@ LOG = logging.getLogger(__name__)
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".jinja")
 """What is fetched of a model repository's top folder; never pickles (*.bin, *.pt), never code."""
-DATASET_SUFFIXES = (".json", ".jsonl")
+DATASET_SUFFIXES = (".json", ".jsonl", ".parquet")
 MOUNTS = (str(paths.INPUTS_DIR), str(paths.CACHE_DIR), str(paths.OUTPUT_DIR))
 """Volumes of a pod; a path below one of them may not lead out of it through `..` or a link."""
 PROGRESS_EVERY_SECONDS = 30.0
@@ -72,7 +72,7 @@ def fetched(
         partial = partial_folder(folder)
         partial.mkdir(parents=True, exist_ok=True)
         wanted = sum(listing.sizes[name] for name in names)
-        with _room_for(wanted, partial, f"{repo_type}.id: {source.id}"), _progress(partial, wanted, source.id):
+        with room_for(wanted, partial, f"{repo_type}.id: {source.id}"), _progress(partial, wanted, source.id):
             hub.download(source, repo_type, listing.revision, names, partial)
         _keep_only(partial, names)
         facts = {"source": source.model_dump(mode="json"), "revision": listing.revision, "names": names}
@@ -130,10 +130,10 @@ def _dataset_file(source: HubSource, wanted: str | None, sizes: dict[str, int]) 
         return wanted
     if wanted is None and len(rows) == 1:
         return rows[0]
-    value = "is not set" if wanted is None else f"{wanted} is not in the repository, or neither .json nor .jsonl"
+    value = "is not set" if wanted is None else f"{wanted} is not in the repository, or none of .json, .jsonl, .parquet"
     raise PreparationError(
         "DatasetFileNotFound",
-        f"dataset.file: {value}; {source.id} holds {', '.join(rows[:10]) or 'no .json or .jsonl file'}",
+        f"dataset.file: {value}; {source.id} holds {', '.join(rows[:10]) or 'no .json, .jsonl or .parquet file'}",
     )
 
 
@@ -155,7 +155,7 @@ def _keep_only(folder: Path, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def _room_for(wanted: int, folder: Path, what: str) -> Iterator[None]:
+def room_for(wanted: int, folder: Path, what: str) -> Iterator[None]:
     """Refuse a download that cannot fit, and say so in sizes if the volume fills up in spite of that."""
     missing = wanted - _bytes_below(folder)
     if missing > shutil.disk_usage(folder).free:

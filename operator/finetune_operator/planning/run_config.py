@@ -112,7 +112,7 @@ def _optimizer(training: Training) -> OptimizerConfig:
         beta2=training.optimizer.beta2,
         epsilon=training.optimizer.epsilon,
         weight_decay=training.optimizer.weight_decay,
-        max_grad_norm=training.max_grad_norm,
+        max_grad_norm=training.max_grad_norm or None,
     )
 
 

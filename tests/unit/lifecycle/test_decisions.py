@@ -109,8 +109,10 @@ def test_a_prepared_run_gets_its_first_attempt():
 def test_it_runs_once_a_step_is_done_and_not_before():
     story = Story()
     story.see()
-    assert story.see(attempt(worker(0, WAITING), worker(1, RUNNING))) and story.status.phase is Phase.STARTING
-    assert story.see(attempt()) and story.status.phase is Phase.STARTING
+    story.see(attempt(worker(0, WAITING), worker(1, RUNNING)))
+    assert story.status.phase is Phase.STARTING
+    story.see(attempt())
+    assert story.status.phase is Phase.STARTING
     story.see(trained(step=0, stage=Stage.LOADING))
     assert story.status.phase is Phase.STARTING
     story.see(trained(step=1, at=START + 20), after=20)

@@ -122,12 +122,10 @@ async def _played(moves) -> None:
 
 
 async def check_second_pass(cluster: FakeCluster) -> None:
-    """What the first pass did may be news to the second; what stands in the status is none."""
+    """What the first pass did may be news to the second; after that there is none."""
     writes = len(cluster.writes)
-    again = await cluster.one_pass()
+    await cluster.one_pass()
     if cluster.status.phase in TERMINAL_PHASES:
         assert len(cluster.writes) == writes, "a second pass writes nothing"
     await cluster.one_pass()
-    third = await cluster.one_pass()
-    assert not third.was_written, "without news the passes come to rest"
-    assert again.status.attempts[: len(again.status.attempts)] == third.status.attempts[: len(again.status.attempts)]
+    assert not (await cluster.one_pass()).was_written, "without news the passes come to rest"

@@ -7,6 +7,7 @@ import yaml
 
 from finetune_contract import DatasetReport, ModelFacts
 from finetune_operator.planning import Locations
+from finetune_operator.planning.models import known_model
 from finetune_operator.resource import Qwen3FineTune, parse_resource
 from finetune_operator.status import PreparationStatus
 
@@ -46,10 +47,15 @@ LOCATIONS = Locations(cache_dir="/cache", inputs_dir="/inputs", output_dir="/out
 
 
 def run(name: str = "example", **spec: Any) -> Qwen3FineTune:
-    """A run of Qwen3-8B with the blocks of `spec` in their own camelCase; None leaves a required block out."""
+    """A run of Qwen3-8B with the blocks of `spec` in their own camelCase."""
     blocks = {"model": {"id": "Qwen/Qwen3-8B"}, "dataset": {"path": "rows.json"}} | spec
     body = {"metadata": {"name": name, "namespace": "team", "uid": UID}, "spec": blocks}
     return parse_resource(body)
+
+
+def shape(wanted: Qwen3FineTune) -> ModelFacts:
+    """What the preparation of `wanted` would find: the known shape, or that of the tiny model."""
+    return known_model(wanted.spec.model.id) or TINY
 
 
 def report(**changes: Any) -> DatasetReport:

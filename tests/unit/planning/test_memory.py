@@ -30,7 +30,7 @@ FULL_8B = Workload(
 
 def lines(workload: Workload, parallelism: Parallelism, world_size: int = 8, **sharing: Any) -> dict[str, float]:
     """GiB by component."""
-    settings = {"checkpointing": ActivationCheckpointing.NONE, "micro_sequences": 1} | sharing
+    settings: dict[str, Any] = {"checkpointing": ActivationCheckpointing.NONE, "micro_sequences": 1} | sharing
     shared = Sharing(parallelism=parallelism, world_size=world_size, **settings)
     return {line.name: line.bytes / GIB for line in gpu_memory(workload, shared)}
 

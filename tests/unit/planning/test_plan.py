@@ -44,7 +44,7 @@ def test_what_fits_no_gpu_is_sharded() -> None:
 
 
 def test_what_does_not_fit_sharded_is_offloaded() -> None:
-    spec = {"method": {"type": "Full"}, "dataset": {"path": "a", "maxTokens": 1024}}
+    spec: dict[str, Any] = {"method": {"type": "Full"}, "dataset": {"path": "a", "maxTokens": 1024}}
     made = plan(run(**spec, resources={"memoryPerGpu": "200Gi"}), gib=24)
     assert isinstance(made.parallelism, DeepSpeedParallelism)
     assert made.parallelism.stage == 3

@@ -59,7 +59,6 @@ def test_more_gpu_memory_never_turns_a_fit_into_a_refusal(
     first, second = planned(wanted, model, memory), planned(wanted, model, memory + more)
     if isinstance(first, Plan):
         assert isinstance(second, Plan)
-        assert second.batch.micro_sequences >= first.batch.micro_sequences or second.parallelism != first.parallelism
 
 
 @given(spec=SPECS, model=MODELS, memory=MEMORY)

@@ -1,5 +1,7 @@
 """What the trainer is told is what the user wrote."""
 
+from pathlib import Path
+
 import pytest
 
 from finetune_contract import (
@@ -15,19 +17,18 @@ from finetune_contract import (
     VolumeSource,
 )
 from finetune_operator.planning import make_plan, prepare_config, run_config
-from finetune_operator.planning.models import SHAPES
 from finetune_operator.resource import Qwen3FineTune
-from unit.planning.runs import EXAMPLES, LOCATIONS, PREPARATION, UID, example, report, run
+from unit.planning.runs import EXAMPLES, LOCATIONS, PREPARATION, UID, example, report, run, shape
 
 
 def attempt(wanted: Qwen3FineTune, number: int = 1) -> RunConfig:
-    plan = make_plan(wanted, model=SHAPES["8B"], dataset=report(), gpu_memory_bytes=None)
+    plan = make_plan(wanted, model=shape(wanted), dataset=report(longest_sequence=256), gpu_memory_bytes=None)
     return run_config(wanted, plan, PREPARATION, LOCATIONS, attempt=number, grace_seconds=300)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_configs_survive_json(path: object) -> None:
-    wanted = example(path)  # type: ignore[arg-type]
+def test_configs_survive_json(path: Path) -> None:
+    wanted = example(path)
     config, preparation = attempt(wanted), prepare_config(wanted, LOCATIONS)
     assert RunConfig.model_validate_json(config.model_dump_json()) == config
     assert PrepareConfig.model_validate_json(preparation.model_dump_json()) == preparation
@@ -68,12 +69,12 @@ def test_each_schedule_keeps_its_numbers() -> None:
 
 
 def test_full_and_the_optimizers_numbers_arrive() -> None:
-    training = {"learningRate": 1e-5, "optimizer": {"beta2": 0.95, "weightDecay": 0.1}, "maxGradNorm": None}
+    training = {"learningRate": 1e-5, "optimizer": {"beta2": 0.95, "weightDecay": 0.1}, "maxGradNorm": 0.5}
     config = attempt(run(method={"type": "Full"}, training=training))
     assert config.method == FullMethod()
     assert config.optimizer.peak_learning_rate == 1e-5
     assert (config.optimizer.beta1, config.optimizer.beta2, config.optimizer.weight_decay) == (0.9, 0.95, 0.1)
-    assert config.optimizer.max_grad_norm is None
+    assert config.optimizer.max_grad_norm == 0.5
 
 
 def test_without_a_key_swanlab_stays_offline() -> None:

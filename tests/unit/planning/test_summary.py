@@ -15,7 +15,7 @@ def test_a_plan_is_printed_with_its_arithmetic() -> None:
     assert "steps     15" in text
     assert "based on  the prepared dataset" in text
     assert "  weights                        15.26 GiB" in text
-    assert "of 80.0 GiB: fits, 25.6 GiB (32%) to spare" in text
+    assert "of 80.0 GiB: fits, 25.7 GiB (32%) to spare" in text
 
 
 def test_what_is_not_known_is_said() -> None:

@@ -20,7 +20,7 @@ from support.runs import (
     worker,
 )
 
-PASSES = 80
+MAX_PASSES = 80
 
 
 def moved_on(cluster: FakeCluster) -> None:
@@ -74,11 +74,14 @@ def played(crash_after: int | None) -> tuple[FakeCluster, int]:
     """The whole story, with a crash after that many writes; and how many crashes there were."""
     cluster = FakeCluster(body(), crash_after=crash_after)
     crashes = 0
-    for _ in range(PASSES):
+    for _ in range(MAX_PASSES):
         try:
-            asyncio.run(cluster.one_pass())
+            result = asyncio.run(cluster.one_pass())
         except CrashError:
             crashes += 1
+        else:
+            if result.next_look_seconds is None:
+                break
         third = next((record for record in cluster.status.attempts if record.number == 3), None)
         if third is not None and third.last_step:
             cluster.body["spec"]["suspend"] = third.decision is None

@@ -211,7 +211,7 @@ def test_a_named_file_of_a_dataset_is_fetched(hub: HubServer, kind: HubKind, tmp
         (None, "dataset.file: is not set; acme/many-rows holds test.json, train.json"),
         (
             "valid.json",
-            "dataset.file: valid.json is not in the repository, or neither .json nor .jsonl; acme/many-rows",
+            "dataset.file: valid.json is not in the repository, or none of .json, .jsonl, .parquet; acme/many-rows",
         ),
         ("../secret.json", "dataset.file: ../secret.json is not in the repository"),
     ],
@@ -226,6 +226,6 @@ def test_a_dataset_file_that_cannot_be_told_is_asked_for(
 
 
 def test_a_missing_dataset_is_named(hub: HubServer, tmp_path: Path) -> None:
-    with pytest.raises(PreparationError, match="dataset.id: acme/nope on HuggingFace does not exist") as caught:
+    with pytest.raises(PreparationError, match=r"dataset\.id: acme/nope on HuggingFace does not exist") as caught:
         resolved_dataset(dataset(HubKind.HUGGING_FACE, "nope"), tmp_path, None)
     assert caught.value.failure.reason == "DatasetNotFound"

@@ -22,10 +22,10 @@ from finetune_trainer.data.chat import ChatRenderer, Document
 from finetune_trainer.data.errors import PreparationError, RowProblem, RowProblems
 from finetune_trainer.data.folders import complete, completed_facts, file_digest, locked, partial_folder
 from finetune_trainer.data.formats import conversations
-from finetune_trainer.data.json_rows import json_rows
 from finetune_trainer.data.order import shuffled
 from finetune_trainer.data.packing import packed
 from finetune_trainer.data.parallel import available_cores, mapped
+from finetune_trainer.data.rows import dataset_rows
 
 LOG = logging.getLogger(__name__)
 
@@ -49,10 +49,13 @@ def build_tokens(
     key = cache_key(file, config, tokenizer_digest, str(tokenizer.chat_template))
     folder = tokens_root / key
     with locked(folder):
-        if completed_facts(folder, check_digests=True) is None:
-            _write_cache(folder, key, file, config, tokenizer)
-        else:
+        if completed_facts(folder, check_digests=True) is not None:
             LOG.info("tokens: %s is complete, nothing to do", folder)
+        else:
+            try:
+                _write_cache(folder, key, file, config, tokenizer)
+            finally:  # what is left of a failed attempt would only fill the volume
+                shutil.rmtree(partial_folder(folder), ignore_errors=True)
     return folder, open_tokens(folder).report
 
 
@@ -104,7 +107,7 @@ def _spool_documents(partial: Path, file: Path, config: DatasetConfig, tokenizer
     renderer = ChatRenderer(tokenizer, thinking=config.thinking, system_prompt=config.system_prompt)
     problems = RowProblems(file.name)
     tally = _Tally()
-    rows = conversations(json_rows(file), config.format, problems, control_tokens=renderer.control_tokens)
+    rows = conversations(dataset_rows(file), config.format, problems, control_tokens=renderer.control_tokens)
     ids_path, flags_path = _spools(partial)
     with open(ids_path, "wb") as ids_out, open(flags_path, "wb") as flags_out:
         batches = _batches(rows, ROWS_PER_BATCH)
@@ -213,7 +216,7 @@ def _empty_dataset(file: Path, config: DatasetConfig, tally: _Tally) -> Preparat
             f"the shortest has {min(tally.lengths):,} tokens; raise it or bring shorter rows"
         )
     else:
-        message = f"dataset: {file.name} holds no rows; expected a JSON array of objects, or JSON lines"
+        message = f"dataset: {file.name} holds no rows; expected a JSON array of objects, JSON lines, or parquet"
     return PreparationError("EmptyDataset", message)
 
 

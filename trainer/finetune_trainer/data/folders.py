@@ -7,12 +7,15 @@ all files, and renamed. Whoever finds the folder without its marker, or with a f
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+LOG = logging.getLogger(__name__)
 
 MARKER = "COMPLETE.json"
 
@@ -22,7 +25,11 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the lock of `folder` against every other process on this volume; released by the system if we die."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.parent / f".{folder.name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            LOG.info("another preparation is writing %s, waiting for it", folder)
+            fcntl.flock(lock, fcntl.LOCK_EX)
         try:
             yield
         finally:

@@ -1,9 +1,9 @@
 """What is trained. Every method is a file with the same functions; `chosen` imports the one that a run needs.
 
-    apply(model, method, base_name) -> model   mark what is trained, on the skeleton; raises UserError
-    initial_values(method, files, seed)        Source of every parameter's first value
-    table(model)                               what trains, in a line
-    check_gradients(norms)                     raise when the first step shows that something does not learn
+apply(model, method, base_name) -> model   mark what is trained, on the skeleton; raises UserError
+initial_values(method, files, seed)        Source of every parameter's first value
+table(model)                               what trains, in a line
+check_gradients(norms)                     raise when the first step shows that something does not learn
 """
 
 from collections.abc import Mapping

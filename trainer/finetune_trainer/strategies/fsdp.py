@@ -30,8 +30,9 @@ def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: W
     assert isinstance(config.parallelism, FsdpParallelism)
     dtype = COMPUTE_DTYPE[config.precision]
     set_dtypes(model, trained=torch.float32, frozen=dtype)
-    _shard(model, config.parallelism, dtype, world)
-    _materialise(model, initial, torch.device("cpu") if config.parallelism.cpu_offload else world.device, world)
+    offload = config.parallelism.cpu_offload and world.device.type != "cpu"
+    _shard(model, config.parallelism.reshard_after_forward, dtype, world, offload=offload)
+    _materialise(model, initial, torch.device("cpu") if offload else world.device, world)
     trained = [parameter for _, parameter in trained_parameters(model)]
     return FsdpEngine(
         model=model,
@@ -44,24 +45,25 @@ def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: W
     )
 
 
-def _shard(model: nn.Module, parallelism: FsdpParallelism, dtype: torch.dtype, world: World) -> None:
+def _shard(model: nn.Module, reshard_after_forward: bool, dtype: torch.dtype, world: World, *, offload: bool) -> None:
     mesh = init_device_mesh(world.device.type, (world.size,))
     precision = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
-    offload = CPUOffloadPolicy() if parallelism.cpu_offload else OffloadPolicy()
+    policy = CPUOffloadPolicy() if offload else OffloadPolicy()
     for layer in decoder_layers(model):
         fully_shard(
-            layer, mesh=mesh, reshard_after_forward=parallelism.reshard_after_forward, mp_policy=precision,
-            offload_policy=offload,
+            layer, mesh=mesh, reshard_after_forward=reshard_after_forward, mp_policy=precision,
+            offload_policy=policy,
         )  # fmt: skip
     # embedding, last norm and head are one group, which keeps tied weights together
-    fully_shard(model, mesh=mesh, mp_policy=precision, offload_policy=offload)
+    fully_shard(model, mesh=mesh, mp_policy=precision, offload_policy=policy)
 
 
+@torch.no_grad()
 def _materialise(model: nn.Module, initial: Source, device: torch.device, world: World) -> None:
     """Allocate the shards and fill them with their rows; `to_empty` would lose the buffers, hence the copies."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     model.to_empty(device=device)
-    for name, buffer in model.named_buffers():
+    for name in buffers:
         owner, _, key = name.rpartition(".")
         model.get_submodule(owner)._buffers[key] = buffers[name].to(world.device)
     for name, parameter in model.named_parameters():
@@ -106,9 +108,16 @@ class FsdpEngine:
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
         """Gathered one at a time."""
+        self._reshard()
         for name, parameter in trained_parameters(self.model):
             assert parameter.grad is not None, f"{name} took part in no product"
             yield name, _whole(parameter.grad)
+
+    def _reshard(self) -> None:
+        """A forward pass alone, or one that was stopped in accumulation, leaves gathered weights in place."""
+        for module in self.module.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def step(self, rate: float) -> Update:
         """Every rank updates its own rows; the gradient norm is that of all of them."""
@@ -118,6 +127,7 @@ class FsdpEngine:
 
     def trained(self) -> Iterator[Trained]:
         """Gathered one at a time."""
+        self._reshard()
         for name, parameter in trained_parameters(self.model):
             state = self.optimizer.state.get(parameter, {})
             zeros = torch.zeros_like(parameter.detach())
@@ -128,13 +138,14 @@ class FsdpEngine:
                 exp_avg_sq=_whole(state.get("exp_avg_sq", zeros)).cpu(),
             )
 
+    @torch.no_grad()
     def restore(self, saved: SavedState) -> None:
         """Every rank reads its own rows."""
         self.updates, self.loss_scale = saved.updates, saved.loss_scale
         for name, parameter in trained_parameters(self.model):
             assert isinstance(parameter, DTensor)
             rows = _own_rows(parameter, self.world)
-            parameter.to_local().data.copy_(saved.weight(name, rows))
+            parameter.to_local().copy_(saved.weight(name, rows))
             state = {"exp_avg": saved.exp_avg(name, rows), "exp_avg_sq": saved.exp_avg_sq(name, rows)}
             self.optimizer.state[parameter] = {
                 "step": torch.tensor(float(saved.updates), device=parameter.to_local().device),

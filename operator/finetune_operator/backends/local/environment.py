@@ -1,0 +1,72 @@
+"""The environment of worker processes on this machine: the person's own, and what a pod would be told.
+
+Secrets of the resource name objects of a cluster. On a laptop their values come from the variables that the hubs' own
+tools read: HF_TOKEN, MODELSCOPE_API_TOKEN and SWANLAB_API_KEY.
+"""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from finetune_contract.paths import (
+    DATASET_TOKEN_ENV,
+    HUB_TOKEN_ENV,
+    PROGRESS_PORT_FILE_ENV,
+    TERMINATION_FILE_ENV,
+)
+from finetune_operator.backends.local.folder import OUTCOME_FILE, AttemptFolder
+from finetune_operator.backends.local.machine import Machine
+from finetune_operator.planning import Plan
+from finetune_operator.resource import Qwen3FineTune, Source
+
+_VARIABLE_OF_HUB = {Source.HUGGING_FACE: "HF_TOKEN", Source.MODEL_SCOPE: "MODELSCOPE_API_TOKEN"}
+_SWANLAB_VARIABLE = "SWANLAB_API_KEY"
+
+
+def missing_secrets(run: Qwen3FineTune, environment: Mapping[str, str]) -> tuple[str, ...]:
+    """A line for every Secret of the resource whose variable is not set here."""
+    return tuple(
+        f"{field}: on this machine the Secret's value is read from the variable {variable}, and it is not set"
+        for field, variable in _wanted(run)
+        if not environment.get(variable)
+    )
+
+
+def prepare_environment(run: Qwen3FineTune, folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
+    """What the preparation is told."""
+    tokens = {"spec.model.tokenSecret": HUB_TOKEN_ENV, "spec.dataset.tokenSecret": DATASET_TOKEN_ENV}
+    told = {tokens[field]: environment.get(variable, "") for field, variable in _wanted(run) if field in tokens}
+    return {**environment, **told, TERMINATION_FILE_ENV: str(folder / OUTCOME_FILE)}
+
+
+def worker_environment(
+    plan: Plan, node: int, port: int, attempt: AttemptFolder, machine: Machine, environment: Mapping[str, str]
+) -> dict[str, str]:
+    """What the launcher of node rank `node` is told; the nodes meet at `port` of this machine."""
+    ranks = plan.gpus_per_node
+    threads = max(1, machine.cpus // (plan.nodes * ranks))
+    told = {
+        "PET_NNODES": str(plan.nodes),
+        "PET_NPROC_PER_NODE": str(ranks),
+        "PET_NODE_RANK": str(node),
+        "PET_MASTER_ADDR": "127.0.0.1",
+        "PET_MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": environment.get("OMP_NUM_THREADS", str(threads)),
+        "HF_HUB_OFFLINE": "1",
+        TERMINATION_FILE_ENV: str(attempt.node(node) / OUTCOME_FILE),
+        PROGRESS_PORT_FILE_ENV: str(attempt.progress_port_file),
+    }
+    if machine.gpus:
+        mine = machine.gpus[node * ranks : (node + 1) * ranks]
+        told["CUDA_VISIBLE_DEVICES"] = ",".join(gpu.id for gpu in mine)
+    return {**environment, **told}
+
+
+def _wanted(run: Qwen3FineTune) -> Iterator[tuple[str, str]]:
+    """Field and variable of every Secret that the resource names."""
+    spec = run.spec
+    if spec.model.token_secret is not None:
+        yield "spec.model.tokenSecret", _VARIABLE_OF_HUB[spec.model.source]
+    if spec.dataset.token_secret is not None:
+        yield "spec.dataset.tokenSecret", _VARIABLE_OF_HUB[spec.dataset.source]
+    if spec.tracking.swanlab is not None and spec.tracking.swanlab.api_key_secret is not None:
+        yield "spec.tracking.swanlab.apiKeySecret", _SWANLAB_VARIABLE

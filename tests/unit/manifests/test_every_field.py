@@ -1,0 +1,166 @@
+"""No option is ignored: whatever the user writes reaches the plan, a configuration or an object.
+
+Every leaf of the spec stands in CHANGES with a value that is not its default, and with what must stand beside it.
+"""
+
+from collections.abc import Iterator
+from typing import Any, get_args
+
+import pytest
+from pydantic import BaseModel
+
+from finetune_operator.planning import Plan, make_plan
+from finetune_operator.resource import Spec
+from unit.manifests.objects import made
+from unit.planning.runs import run
+
+HUB = {"dataset": {"source": "HuggingFace", "id": "team/rows", "file": "rows.jsonl"}}
+SECRET = {"name": "hub", "key": "token"}
+SWANLAB = {"tracking": {"swanlab": {"project": "qwen3"}}}
+KEYED = {"tracking": {"swanlab": {"project": "qwen3", "apiKeySecret": SECRET}}}
+DEEPSPEED: dict[str, Any] = {"parallelism": {"strategy": "DeepSpeed", "deepspeed": {"stage": 3}}}
+FSDP = {"parallelism": {"strategy": "FSDP"}}
+TAINT: dict[str, Any] = {"key": "dedicated", "operator": "Equal", "value": "training"}
+
+CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
+    "model.id": ({}, "Qwen/Qwen3-4B"),
+    "model.source": ({}, "ModelScope"),
+    "model.revision": ({}, "v1.0"),
+    "model.path": ({"model": {"source": "Volume", "path": "models/mine"}}, "models/other"),
+    "model.tokenSecret.name": ({"model": {"id": "Qwen/Qwen3-8B", "tokenSecret": SECRET}}, "other"),
+    "model.tokenSecret.key": ({"model": {"id": "Qwen/Qwen3-8B", "tokenSecret": SECRET}}, "other"),
+    "dataset.source": (HUB, "ModelScope"),
+    "dataset.path": ({}, "other.json"),
+    "dataset.id": (HUB, "team/others"),
+    "dataset.revision": (HUB, "v1.0"),
+    "dataset.file": (HUB, "others.jsonl"),
+    "dataset.tokenSecret.name": ({"dataset": HUB["dataset"] | {"tokenSecret": SECRET}}, "other"),
+    "dataset.tokenSecret.key": ({"dataset": HUB["dataset"] | {"tokenSecret": SECRET}}, "other"),
+    "dataset.format": ({}, "Messages"),
+    "dataset.maxTokens": ({}, 1024),
+    "dataset.overlong": ({}, "Refuse"),
+    "dataset.packing": ({}, False),
+    "dataset.validation.fraction": ({}, 0.1),
+    "dataset.thinking": ({}, "Strip"),
+    "dataset.systemPrompt": ({}, "You are brief."),
+    "method.type": ({}, "Full"),
+    "method.lora.rank": ({}, 16),
+    "method.lora.alpha": ({}, 16),
+    "method.lora.dropout": ({}, 0.1),
+    "method.lora.targets": ({}, ["q_proj"]),
+    "training.epochs": ({}, 1),
+    "training.maxSteps": ({}, 7),
+    "training.globalBatch.samples": ({}, 32),
+    "training.learningRate": ({}, 1e-4),
+    "training.schedule.type": ({}, "Linear"),
+    "training.schedule.warmupRatio": ({}, 0.1),
+    "training.schedule.finalRatio": ({}, 0.1),
+    "training.optimizer.beta1": ({}, 0.8),
+    "training.optimizer.beta2": ({}, 0.95),
+    "training.optimizer.epsilon": ({}, 1e-6),
+    "training.optimizer.weightDecay": ({}, 0.1),
+    "training.maxGradNorm": ({}, 0),
+    "training.precision": ({}, "Fp16"),
+    "training.seed": ({}, 7),
+    "parallelism.nodes": ({}, 2),
+    "parallelism.gpusPerNode": ({}, 2),
+    "parallelism.strategy": ({}, "FSDP"),
+    "parallelism.deepspeed.stage": ({"parallelism": {"strategy": "DeepSpeed"}}, 1),
+    "parallelism.deepspeed.offloadOptimizer": (DEEPSPEED, "CPU"),
+    "parallelism.deepspeed.offloadParameters": (DEEPSPEED, "CPU"),
+    "parallelism.deepspeed.reduceBucketElements": (DEEPSPEED, 50_000_000),
+    "parallelism.deepspeed.allgatherBucketElements": (DEEPSPEED, 50_000_000),
+    "parallelism.deepspeed.overlapCommunication": (DEEPSPEED, False),
+    "parallelism.fsdp.reshardAfterForward": (FSDP, False),
+    "parallelism.fsdp.cpuOffload": (FSDP, True),
+    "parallelism.activationCheckpointing": ({}, "None"),
+    "parallelism.microBatch": ({}, 4),
+    "checkpoint.everySteps": ({}, 100),
+    "checkpoint.keep": ({}, 5),
+    "output.mergeAdapter": ({}, True),
+    "storage.inputs.claimName": ({}, "datasets"),
+    "storage.cache.claimName": ({}, "models"),
+    "storage.cache.size": ({}, "10Gi"),
+    "storage.cache.storageClass": ({}, "shared"),
+    "storage.output.claimName": ({}, "results"),
+    "storage.output.size": ({}, "10Gi"),
+    "storage.output.storageClass": ({}, "shared"),
+    "storage.output.onDelete": ({}, "Delete"),
+    "tracking.swanlab.project": (SWANLAB, "other"),
+    "tracking.swanlab.workspace": (SWANLAB, "team"),
+    "tracking.swanlab.host": (SWANLAB, "https://swanlab.example"),
+    "tracking.swanlab.apiKeySecret.name": (KEYED, "other"),
+    "tracking.swanlab.apiKeySecret.key": (KEYED, "other"),
+    "scheduling.priorityClass": ({}, "high"),
+    "scheduling.nodeSelector": ({}, {"gpu": "h100"}),
+    "scheduling.tolerations.key": ({"scheduling": {"tolerations": [TAINT]}}, [TAINT | {"key": "other"}]),
+    "scheduling.tolerations.operator": (
+        {"scheduling": {"tolerations": [{"key": "dedicated"}]}},
+        [{"key": "dedicated", "operator": "Equal"}],
+    ),
+    "scheduling.tolerations.value": ({"scheduling": {"tolerations": [TAINT]}}, [TAINT | {"value": "other"}]),
+    "scheduling.tolerations.effect": ({"scheduling": {"tolerations": [TAINT]}}, [TAINT | {"effect": "NoExecute"}]),
+    "resources.cpuPerGpu": ({}, "4"),
+    "resources.memoryPerGpu": ({}, "32Gi"),
+    "resources.gpuResource": ({}, "example.com/gpu"),
+    "resources.gpuMemory": ({}, "80Gi"),
+}
+FOR_THE_LIFECYCLE = {
+    "suspend": "decides whether an attempt runs, not what it is",
+    "mode": "decides whether there is an attempt at all",
+    "scheduling.preRunningDeadlineSeconds": "a limit on the operator's patience",
+    "scheduling.ttlSecondsAfterFinished": "when the finished run is deleted",
+    "recovery.maxRestarts": "whether there is another attempt",
+    "recovery.hangTimeoutSeconds": "when an attempt is given up",
+}
+
+
+@pytest.mark.parametrize("path", CHANGES)
+def test_a_changed_field_changes_what_is_made(path: str) -> None:
+    beside, value = CHANGES[path]
+    assert outputs(beside) != outputs(with_value(beside, path, value))
+
+
+def test_no_field_is_forgotten() -> None:
+    assert set(leaves(Spec)) == CHANGES.keys() | FOR_THE_LIFECYCLE.keys()
+    assert not CHANGES.keys() & FOR_THE_LIFECYCLE.keys()
+
+
+def outputs(spec: dict[str, Any]) -> tuple[Plan, str]:
+    """Everything that is made of a run with `spec`: its first plan, and all objects with what they hold."""
+    wanted = run(**spec)
+    first = make_plan(wanted, model=None, dataset=None, gpu_memory_bytes=None)
+    everything = made(wanted)
+    assert everything.plan.batch.global_sequences == wanted.spec.training.global_batch.samples
+    return first, str(everything.objects)
+
+
+def with_value(spec: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
+    """`spec` with `value` at `path`, and with the run's usual model and dataset where it names none."""
+    usual: dict[str, Any] = {"model": {"id": "Qwen/Qwen3-8B"}, "dataset": {"path": "rows.json"}} | spec
+    if path.startswith("scheduling.tolerations."):
+        return usual | {"scheduling": {"tolerations": value}}
+    return _merged(usual, path.split("."), value)
+
+
+def _merged(block: dict[str, Any], path: list[str], value: Any) -> dict[str, Any]:
+    name, *rest = path
+    return block | {name: _merged(block.get(name, {}), rest, value) if rest else value}
+
+
+def leaves(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Paths of all fields that are no blocks themselves."""
+    for name, field in model.model_fields.items():
+        path = f"{prefix}{field.alias or name}"
+        block = next((each for each in _types(field.annotation) if issubclass(each, BaseModel)), None)
+        if block is None:
+            yield path
+        else:
+            yield from leaves(block, f"{path}.")
+
+
+def _types(annotation: Any) -> Iterator[type]:
+    if isinstance(annotation, type):
+        yield annotation
+    for each in get_args(annotation):
+        yield from _types(each)

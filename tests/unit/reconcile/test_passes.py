@@ -1,0 +1,89 @@
+"""One pass: what it writes, in which order, and what it leaves alone."""
+
+import asyncio
+
+from finetune_operator.status import ConditionStatus, ConditionType, Phase
+from support.fake_cluster import FakeCluster
+from support.runs import body, preparation
+
+
+def passed(cluster: FakeCluster):
+    return asyncio.run(cluster.one_pass())
+
+
+def planned(cluster: FakeCluster):
+    return next(each for each in cluster.status.conditions if each.type is ConditionType.PLANNED)
+
+
+def running_cluster() -> FakeCluster:
+    """A run whose first attempt has been started."""
+    cluster = FakeCluster(body())
+    passed(cluster)
+    cluster.preparation = preparation()
+    passed(cluster)
+    passed(cluster)
+    return cluster
+
+
+def test_the_status_is_written_before_anything_is_made():
+    cluster = FakeCluster(body())
+    result = passed(cluster)
+    assert cluster.writes == ["status", "start preparation"]
+    assert result.was_written
+    assert result.next_look_seconds == cluster.settings.progress_interval_seconds
+
+
+def test_second_pass_writes_nothing():
+    cluster = running_cluster()
+    writes = list(cluster.writes)
+    assert not passed(cluster).was_written
+    assert cluster.writes == writes
+
+
+def test_every_mistake_of_a_spec_is_told_at_once():
+    cluster = FakeCluster(body(training={"epoch": 3, "learningRate": -1}, parallelism={"nodes": 0}))
+    result = passed(cluster)
+    condition = planned(cluster)
+    assert (cluster.status.phase, condition.reason) == (Phase.FAILED, "InvalidSpec")
+    for field in ("spec.training.epoch", "spec.training.learningRate", "spec.parallelism.nodes"):
+        assert field in condition.message
+    assert cluster.writes == ["status"]
+    assert cluster.events == ["PlanRefused", "Failed"]
+    assert result.next_look_seconds is None
+    assert not passed(cluster).was_written
+
+
+def test_a_spec_that_breaks_under_way_leaves_the_attempt_alone_and_goes_on_when_mended():
+    cluster = running_cluster()
+    good = cluster.body["spec"]
+    cluster.body["spec"] = good | {"epochs": 3}
+    passed(cluster)
+    assert cluster.status.phase is Phase.FAILED
+    assert list(cluster.attempts) == [1]
+    cluster.body["spec"] = good
+    passed(cluster)
+    assert cluster.status.phase is Phase.STARTING
+    assert planned(cluster).status is ConditionStatus.TRUE
+
+
+def test_a_name_that_is_too_long_is_a_mistake_like_others():
+    cluster = FakeCluster(body())
+    cluster.body["metadata"]["name"] = "n" * 60
+    passed(cluster)
+    assert "metadata.name" in planned(cluster).message
+
+
+def test_a_resource_that_is_being_deleted_is_left_alone():
+    cluster = running_cluster()
+    cluster.body["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:00Z"
+    cluster.attempts.clear()
+    writes = list(cluster.writes)
+    assert passed(cluster).next_look_seconds is None
+    assert cluster.writes == writes
+
+
+def test_a_run_beyond_the_limits_is_refused():
+    cluster = FakeCluster(body(nodes=128, training={"globalBatch": {"samples": 128}}))
+    passed(cluster)
+    assert planned(cluster).reason == "LimitExceeded"
+    assert cluster.preparation is None

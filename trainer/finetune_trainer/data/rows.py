@@ -1,0 +1,38 @@
+"""Rows of a dataset file of any kind that can be read: JSON, JSON lines, parquet."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from finetune_trainer.data.errors import PreparationError
+from finetune_trainer.data.json_rows import Row, json_rows
+
+PARQUET = ".parquet"
+ROWS_PER_READ = 1000
+
+
+def dataset_rows(path: Path) -> Iterator[Row]:
+    """Every row of `path`; the file's ending tells parquet, and its first character an array from JSON lines."""
+    return parquet_rows(path) if path.suffix == PARQUET else json_rows(path)
+
+
+def parquet_rows(path: Path) -> Iterator[Row]:
+    """Every row of a parquet file; such a file has no lines.
+
+    Raises: PreparationError if it cannot be read.
+    """
+    import pyarrow as pa  # type: ignore[import-untyped]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+
+    number = 0
+    try:
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(batch_size=ROWS_PER_READ):
+                for value in batch.to_pylist():
+                    number += 1
+                    yield Row(number, None, value)
+    except pa.ArrowException as error:
+        raise PreparationError(
+            "BadParquet",
+            f"dataset: {path.name} cannot be read as parquet behind row {number:,}: {str(error)[:300]}; write it anew, "
+            "or bring the rows as JSON lines",
+        ) from error
