@@ -3,9 +3,11 @@
 from collections import Counter
 from datetime import UTC, datetime
 
+import pytest
+
 from finetune_contract import ExitCode
 from finetune_operator import names
-from finetune_operator.backends.kubernetes.client import Object
+from finetune_operator.backends.kubernetes.client import ApiError, Object
 from finetune_operator.backends.kubernetes.kinds import CONFIG_MAPS, JOBS, PODS, RUNS, SERVICES
 from harness import Write
 from support import runs, stories

@@ -82,9 +82,7 @@ class StormyRoad:
         if self._is_storming.is_set():
             self.refused += 1
             return web.Response(status=503, text="a storm")
-        headers = {
-            name: value for name, value in request.headers.items() if name.lower() not in ("host", "accept-encoding")
-        }
+        headers = {name: value for name, value in request.headers.items() if name.lower() not in _OUR_OWN}
         body = await request.read()
         url = f"{self._target}{request.rel_url}"
         async with self._session.request(request.method, url, headers=headers, data=body or None) as answer:

@@ -63,7 +63,7 @@ def prompt_logits(engine: Engine, world: World) -> Tensor:
         input_ids_1T=ids_P[None], position_ids_1T=torch.arange(len(ids_P))[None], document_offsets=(0, len(ids_P)),
         longest_document=len(ids_P), supervised_S=torch.arange(len(ids_P)), targets_S=torch.zeros_like(ids_P),
     ).to(str(world.device))  # fmt: skip
-    engine.model.eval()
+    engine.model.train(False)
     with engine.precision():
         logits_PV = supervised_logits(engine.module, micro, world.device)
     engine.model.train()
@@ -224,7 +224,7 @@ def _model_in(folder: str | Path, precision: Precision) -> PreTrainedModel:
 def _check_logits(model: PreTrainedModel | PeftModel, finished: Finished, what: str) -> None:
     """Raise when the reopened artifact does not answer as the model in training does."""
     ids_1P = torch.tensor([prompt_ids(finished.logits_PV.shape[-1])])
-    logits_PV = model.eval()(input_ids=ids_1P, use_cache=False).logits[0].float()
+    logits_PV = model.train(False)(input_ids=ids_1P, use_cache=False).logits[0].float()
     difference = float((logits_PV - finished.logits_PV).abs().max() / finished.logits_PV.std())
     tolerance = TOLERANCE[finished.config.precision]
     log.info("%s reopened: logits differ by at most %.2g standard deviations (allowed %g)", what, difference, tolerance)

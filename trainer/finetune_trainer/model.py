@@ -6,8 +6,10 @@ the rows that it keeps. So a model that does not fit one host is never held by o
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from safetensors import safe_open
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
@@ -31,8 +33,8 @@ class WeightFiles:
         files = sorted(Path(model_dir).glob("*.safetensors"))
         if not files:
             raise UserError("ModelNotFound", f"model: {model_dir} holds no .safetensors file; only these are read")
-        self._handles = [safe_open(file, framework="pt") for file in files]
-        self._handle_of = {name: handle for handle in self._handles for name in handle.keys()}  # noqa: SIM118
+        handles: list[Any] = [safe_open(file, framework="pt") for file in files]
+        self._handle_of = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
 
     @property
     def names(self) -> list[str]:
@@ -44,9 +46,8 @@ class WeightFiles:
         if name not in self._handle_of:
             raise UserError("ModelIncomplete", f"model: the weight files lack the tensor {name}")
         handle = self._handle_of[name]
-        if rows == ALL_ROWS:
-            return handle.get_tensor(name)
-        return handle.get_slice(name)[rows]
+        tensor: Tensor = handle.get_tensor(name) if rows == ALL_ROWS else handle.get_slice(name)[rows]
+        return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor `name`, from the file's header."""
@@ -70,15 +71,13 @@ def load_config(model_dir: str) -> Qwen3Config:
     if not isinstance(config, Qwen3Config):
         kind = getattr(config, "model_type", "unknown")
         raise UserError("ModelNotSupported", f"model: type {kind!r} is not supported; dense Qwen3 (type 'qwen3') is")
-    if "sliding_attention" in config.layer_types:
+    if "sliding_attention" in (config.layer_types or ()):
         raise UserError("ModelNotSupported", "model: config.json asks for sliding-window attention; not supported")
     return config
 
 
 def skeleton(config: Qwen3Config) -> Qwen3ForCausalLM:
     """The model with its parameters on the meta device and its buffers (rotary frequencies) real."""
-    from accelerate import init_empty_weights
-
     config._attn_implementation = ATTENTION
     with init_empty_weights(include_buffers=False):
         model = Qwen3ForCausalLM(config)
@@ -86,13 +85,12 @@ def skeleton(config: Qwen3Config) -> Qwen3ForCausalLM:
     return model
 
 
-def set_activation_checkpointing(model: PreTrainedModel, *, on: bool) -> None:
-    """Recompute every decoder layer in the backward pass, or none."""
-    if on:
-        # non-reentrant: gradients reach adapters although the input of the first layer needs none
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    else:
-        model.gradient_checkpointing_disable()
+def recompute_activations(model: PreTrainedModel) -> None:
+    """Recompute every decoder layer in the backward pass."""
+    # transformers before 5.24 know it by its old name alone
+    enable = getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)
+    # non-reentrant: gradients reach adapters although the input of the first layer needs none
+    enable({"use_reentrant": False})
 
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:

@@ -27,7 +27,7 @@ from finetune_trainer.data.loader import TokenCache, open_tokens, total_steps, t
 from finetune_trainer.distributed import World, any_rank, maxima, sums
 from finetune_trainer.failures import NotANumberError
 from finetune_trainer.loss import summed_loss
-from finetune_trainer.model import WeightFiles, load_config, set_activation_checkpointing, skeleton
+from finetune_trainer.model import WeightFiles, load_config, recompute_activations, skeleton
 from finetune_trainer.optim import Update, learning_rate
 from finetune_trainer.reporting import Reporter
 from finetune_trainer.strategies import Engine
@@ -114,7 +114,8 @@ def load(
     files = WeightFiles(config.model_dir)
     method = methods.chosen(config.method)
     model = skeleton(load_config(config.model_dir))
-    set_activation_checkpointing(model, on=config.activation_checkpointing is ActivationCheckpointing.FULL)
+    if config.activation_checkpointing is ActivationCheckpointing.FULL:
+        recompute_activations(model)
     adapted = method.apply(model, config.method, base_name=config.model_dir).train()
     log.info("trains: %s", method.table(adapted))
     flops = flops_per_token(adapted)  # before the strategy cuts the weights
@@ -124,8 +125,8 @@ def load(
         config, model_digest=checkpoint.model_digest(config.model_dir), tokens_digest=cache.report.digest
     )
     return Run(
-        config=config, world=world, stop=stop, position=position, reporter=reporter, cache=cache, total_steps=total_steps, engine=engine,
-        flops_per_token=flops, settings=settings,
+        config=config, world=world, stop=stop, position=position, reporter=reporter, cache=cache,
+        total_steps=total_steps, engine=engine, flops_per_token=flops, settings=settings,
     )  # fmt: skip
 
 
@@ -254,7 +255,7 @@ def validate(run: Run) -> None:
     )
     if micro_batches:
         run.reporter.enter(Stage.EVALUATING)
-        run.engine.model.eval()
+        run.engine.model.train(False)
         loss = validation_loss(run, micro_batches)
         run.engine.model.train()
         run.position.validation_loss = loss

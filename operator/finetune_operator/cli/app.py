@@ -23,7 +23,7 @@ from finetune_operator.cli.documents import (
 from finetune_operator.cli.drive import driven
 from finetune_operator.cli.screen import screen_for
 from finetune_operator.cli.session import SessionError, held, opened, with_workers
-from finetune_operator.cli.words import closing_words, exit_code, row
+from finetune_operator.cli.words import closing_words, exit_code, opening_words, row
 from finetune_operator.planning import PlanError, make_plan, render_plan
 from finetune_operator.resource import Qwen3FineTune
 from finetune_operator.status import Phase, Status
@@ -115,7 +115,11 @@ def _run(resource: Qwen3FineTune, backend: LocalBackend, machine: Machine) -> St
     session = opened(resource, backend, os.environ)
     if session.earlier.phase is Phase.SUCCEEDED:
         return session.earlier
-    _say(f"{resource.metadata.name}\n{_plan_text(resource, machine)}\n")
+    _say(f"{resource.metadata.name}\n{_plan_text(resource, machine)}")
+    if not machine.gpus:
+        _say("no GPU is found here: the ranks compute on the CPU")
+    if (going_on := opening_words(session.earlier)) is not None:
+        _say(going_on)
     with screen_for(console) as screen:
         backend.on_event = screen.say
         return asyncio.run(driven(session, backend, screen))

@@ -72,7 +72,10 @@ def chosen(documents: tuple[Document, ...], name: str | None) -> Document:
 
 def parsed(document: Document) -> Qwen3FineTune:
     """The resource in `document`. Raises DocumentError that names every mistake, twice-written fields among them."""
-    twice = [document.at(f"{path}: written twice; the later one would win") for path in _duplicates(document.node)]
+    twice = [
+        f"{document.file}:{line}: {path}: written twice; this one would win"
+        for path, line in _duplicates(document.node)
+    ]
     try:
         run = parse_resource(document.body)
     except InvalidResourceError as error:
@@ -141,11 +144,12 @@ def _children(node: yaml.Node) -> Iterator[tuple[str, int, yaml.Node]]:
             yield str(index), value.start_mark.line, value
 
 
-def _duplicates(node: yaml.Node, path: str = "") -> Iterator[str]:
+def _duplicates(node: yaml.Node, path: str = "") -> Iterator[tuple[str, int]]:
+    """Path and line, from 1, of every key that stands a second time in its mapping."""
     seen: set[str] = set()
-    for name, _, child in _children(node):
+    for name, line, child in _children(node):
         here = f"{path}.{name}" if path else name
         if name in seen:
-            yield here
+            yield here, line + 1
         seen.add(name)
         yield from _duplicates(child, here)

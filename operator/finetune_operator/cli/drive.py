@@ -7,6 +7,7 @@ from typing import Protocol
 
 from finetune_operator.backends.local import LocalBackend
 from finetune_operator.cli.session import LOOK_SECONDS, Session
+from finetune_operator.cli.words import plan_words
 from finetune_operator.reconcile import run_pass
 from finetune_operator.status import Phase, Status
 
@@ -29,11 +30,16 @@ async def driven(session: Session, backend: LocalBackend, screen: Screen) -> Sta
     The first Ctrl-C (or SIGTERM) asks the workers to save and stop, the second removes them.
     """
     stops = _Stops()
+    knows_plan = session.earlier.plan is not None and session.earlier.plan.final
     while True:
         if stops.count > 1:
             await _remove_workers(session, backend)
         body = session.body(is_suspended=stops.count > 0)
         result = await run_pass(body, backend, session.settings, time.time())
+        plan = result.status.plan
+        if plan is not None and plan.final and not knows_plan:
+            screen.say(plan_words(plan))
+            knows_plan = True
         screen.show(result.status)
         is_final = result.status.completion_time is not None and result.next_look_seconds is None
         if is_final or result.status.phase is Phase.SUSPENDED:

@@ -11,7 +11,7 @@ from typing import Any
 from finetune_operator.backends.local import LocalBackend, Machine, RunFolder, missing_secrets, read_json, write_json
 from finetune_operator.cli.documents import Document, parsed
 from finetune_operator.lifecycle import reopened, text
-from finetune_operator.resource import Qwen3FineTune, parse_resource
+from finetune_operator.resource import InvalidResourceError, Qwen3FineTune, parse_resource
 from finetune_operator.settings import Limits, Settings
 from finetune_operator.status import Phase, Status
 
@@ -40,7 +40,7 @@ class Session:
         """The whole resource as a pass takes it; `is_suspended`: the user has asked for a stop."""
         body: dict[str, Any] = self.run.model_dump(mode="json", by_alias=True)
         body["status"] = read_json(self.folder.status_file) or {}
-        body["spec"]["suspend"] = body["spec"]["suspend"] or is_suspended
+        body["spec"]["suspend"] = is_suspended
         return body
 
 
@@ -53,7 +53,10 @@ def with_workers(document: Document, workers: int | None, machine: Machine) -> Q
     if workers is not None:
         spec = document.body["spec"]
         parallelism = {**(spec.get("parallelism") or {}), "nodes": 1, "gpusPerNode": workers}
-        run = parse_resource({**document.body, "spec": {**spec, "parallelism": parallelism}})
+        try:
+            run = parse_resource({**document.body, "spec": {**spec, "parallelism": parallelism}})
+        except InvalidResourceError as error:
+            raise SessionError(f"--workers {workers}: {error}") from None
     ranks, samples = run.spec.parallelism.world_size, run.spec.training.global_batch.samples
     if machine.gpus and ranks > len(machine.gpus):
         legal = ", ".join(str(count) for count in range(1, len(machine.gpus) + 1) if samples % count == 0)
@@ -66,6 +69,8 @@ def with_workers(document: Document, workers: int | None, machine: Machine) -> Q
 
 def opened(run: Qwen3FineTune, backend: LocalBackend, environment: Mapping[str, str]) -> Session:
     """`run`, held against what its folder knows. Raises SessionError when it may not go on as it is written now."""
+    if run.spec.suspend:
+        raise SessionError("spec.suspend: true; set it to false to run it here (Ctrl-C saves and stops)")
     if missing := missing_secrets(run, environment):
         raise SessionError("\n".join(missing))
     folder = backend.folder(run)

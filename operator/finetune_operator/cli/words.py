@@ -6,7 +6,8 @@ from pathlib import Path
 from finetune_contract import ExitCode
 from finetune_operator.backends.local import RunFolder
 from finetune_operator.failures import Cause
-from finetune_operator.status import ArtifactStatus, Phase, Status
+from finetune_operator.lifecycle import text
+from finetune_operator.status import ArtifactStatus, Phase, PlanStatus, Status
 
 LAST_LINES = 15
 
@@ -31,6 +32,23 @@ def exit_code(status: Status) -> int:
     if status.preparation_failures:
         return _EXIT_CODES.get(Cause(status.preparation_failures[-1].cause), ExitCode.UNEXPECTED)
     return ExitCode.USER_ERROR  # refused before anything was started
+
+
+def opening_words(status: Status) -> str | None:
+    """What a run that was begun earlier goes on from; None: it begins now."""
+    if not status.attempts:
+        return None
+    last = status.attempts[-1]
+    ended = f"attempt {last.number} ended as {last.cause}" if last.cause else f"attempt {last.number} was under way"
+    start = f"from the checkpoint of step {status.checkpoint.step}" if status.checkpoint else "from the base model"
+    return f"goes on {start}; {ended}"
+
+
+def plan_words(plan: PlanStatus) -> str:
+    """The plan in one line, now that the data is known."""
+    memory = f", about {text.memory(plan.memory_bytes)} per rank" if plan.memory else ""
+    steps = f", {plan.total_steps:,} steps" if plan.total_steps is not None else ""
+    return f"planned: {plan.strategy}, {plan.batch}{steps}{memory}"
 
 
 def closing_words(status: Status, folder: RunFolder) -> str:

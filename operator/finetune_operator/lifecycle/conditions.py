@@ -170,7 +170,7 @@ def _suspended(status: Status, view: View) -> Truth:
         return Truth(FALSE, "Stopping", "what runs is told to save and stop")
     saved = status.checkpoint
     kept = f"the checkpoint of step {saved.step} is kept" if saved is not None else "there is no checkpoint yet"
-    return Truth(TRUE, Cause.SUSPENDED, f"no worker is left; {kept}; set spec.suspend to false to go on")
+    return Truth(TRUE, Cause.SUSPENDED, f"no worker is left; {kept}")
 
 
 def is_at_rest(view: View) -> bool:

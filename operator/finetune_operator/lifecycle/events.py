@@ -56,7 +56,7 @@ def _suspension(old: Status, new: Status) -> Iterator[Event]:
     if suspended is not None:
         yield Event(reason="Suspended", message=suspended)
     if old.suspended_since is not None and new.suspended_since is None and new.completion_time is None:
-        yield Event(reason="Resumed", message="spec.suspend is false again; the run goes on")
+        yield Event(reason="Resumed", message="the run goes on")
 
 
 def _end(old: Status, new: Status) -> Iterator[Event]:

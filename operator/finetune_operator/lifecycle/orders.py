@@ -28,7 +28,7 @@ def order_to_end(record: AttemptStatus, attempt: Attempt, status: Status, view: 
     if newest is not None and attempt.number < newest.number:
         return Order(cause=Cause.UNEXPECTED, message=f"attempt {newest.number} was there at the same time")
     if view.run.spec.suspend:
-        return Order(cause=Cause.SUSPENDED, message="spec.suspend is true")
+        return Order(cause=Cause.SUSPENDED, message="asked to save and stop (spec.suspend)")
     if (late := deadline_message(status, view)) is not None:
         return Order(cause=Cause.DEADLINE_EXCEEDED, message=late)
     if (hung := _hang_message(record, attempt, status, view)) is not None:

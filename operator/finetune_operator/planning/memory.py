@@ -192,14 +192,17 @@ def _communication(work: Computation, sharing: Sharing) -> int:
 
 
 def _deepspeed_buckets(work: Computation, parallelism: DeepSpeedParallelism) -> int:
-    """The reduce bucket is allocated whole, twice if communication overlaps (stages 1, 2); that of the all-gather holds
-    no more than there is to gather (stages 1, 2).
+    """The reduce bucket is allocated whole, twice if communication overlaps (stages 1, 2), and what it holds is sent in
+    fp32; the all-gather's bucket holds no more than there is to gather (stages 1, 2).
 
     Source: runtime/zero/stage_1_and_2.py `setup_buckets` and runtime/zero/stage3.py, 0.19.8.
     """
-    if parallelism.stage == 3:
-        return parallelism.reduce_bucket_elements * work.compute_bytes
+    trained = trained_parameters(work.model, work.method)
+    bucket = parallelism.reduce_bucket_elements
     element = constants.GRADIENT_BYTES if parallelism.stage == 1 else work.compute_bytes
+    sent = min(bucket, trained) * constants.GRADIENT_BYTES if element < constants.GRADIENT_BYTES else 0
+    if parallelism.stage == 3:
+        return bucket * element + sent
     buffers = 2 if parallelism.overlap_communication else 1
-    gathered = min(parallelism.allgather_bucket_elements, trained_parameters(work.model, work.method))
-    return buffers * parallelism.reduce_bucket_elements * element + gathered * work.compute_bytes
+    gathered = min(parallelism.allgather_bucket_elements, trained)
+    return buffers * bucket * element + sent + gathered * work.compute_bytes

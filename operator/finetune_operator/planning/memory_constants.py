@@ -59,3 +59,6 @@ HOST_PROCESS_BYTES = 6 * 1024**3
 SMALL_GPU_BYTES = 16 * 1024**3
 """When nobody knows the GPU, activations are recomputed unless the run would fit this: the smallest card that people
 train on. A run that is a third slower than it could be beats one that dies."""
+
+LARGE_GPU_BYTES = 80 * 1024**3
+"""When nobody knows the GPU, a model is sharded if it would not even fit this: the memory of an A100 or H100."""

@@ -17,7 +17,7 @@ from finetune_contract import (
     Parallelism,
 )
 from finetune_operator.planning.memory import MemoryLine, Sharing, Workload, gpu_memory, host_memory, total
-from finetune_operator.planning.memory_constants import SMALL_GPU_BYTES
+from finetune_operator.planning.memory_constants import LARGE_GPU_BYTES, SMALL_GPU_BYTES
 from finetune_operator.resource import Checkpointing, DeepSpeed, Fsdp, Strategy
 from finetune_operator.resource import Parallelism as Wish
 
@@ -96,13 +96,14 @@ def first_fit(demand: Demand, gpu_bytes: int) -> Choice | None:
 
 
 def unchecked(demand: Demand) -> Choice:
-    """The choice when nobody knows the GPU's memory: the smallest micro-batch, whole models before shards.
+    """The choice when nobody knows the GPU's memory: the smallest micro-batch, and a strategy that suits a large card.
 
-    Activations are recomputed unless the run would fit a small card anyway.
+    Activations are recomputed unless the run would fit a small one anyway.
     """
     careful = [choice for choice in choices(demand) if choice.sharing.micro_sequences == demand.micro_batches[-1]]
-    plain = [choice for choice in careful if choice.sharing.parallelism == demand.parallelisms[0]]
-    return next((choice for choice in plain if choice.fits(SMALL_GPU_BYTES, demand.host_bytes)), plain[-1])
+    roomy = next((choice for choice in careful if choice.fits(LARGE_GPU_BYTES, demand.host_bytes)), smallest(demand))
+    alike = [choice for choice in careful if choice.sharing.parallelism == roomy.sharing.parallelism]
+    return next((choice for choice in alike if choice.fits(SMALL_GPU_BYTES, demand.host_bytes)), alike[-1])
 
 
 def smallest(demand: Demand) -> Choice:

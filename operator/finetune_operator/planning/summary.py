@@ -55,10 +55,14 @@ def _ranks(plan: Plan) -> str:
 def _memory_lines(plan: Plan) -> list[str]:
     if not plan.memory:
         return ["memory    known once the model is prepared"]
-    rows = [f"  {line.name:<28}{line.bytes / GIB:>8.2f} GiB" for line in plan.memory]
     needed = total(plan.memory)
-    rows.append(f"  {'sum':<28}{needed / GIB:>8.2f} GiB")
+    table = [(line.name, line.bytes) for line in plan.memory] + [("sum", needed)]
+    rows = [f"  {name:<28}{_gib(size):>8} GiB" for name, size in table]
     return ["memory of one GPU, estimated", *rows, f"  {_margin(plan, needed)}"]
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / GIB:.2f}" if size_bytes >= GIB / 200 else "< 0.01"
 
 
 def _margin(plan: Plan, needed: int) -> str:

@@ -90,6 +90,12 @@ def test_an_unknown_gpu_gets_a_careful_plan_and_no_refusal() -> None:
     assert tiny.activation_checkpointing is ActivationCheckpointing.NONE
 
 
+def test_on_an_unknown_gpu_what_fits_no_large_one_is_sharded() -> None:
+    full: dict[str, Any] = {"method": {"type": "Full"}, "parallelism": {"gpusPerNode": 8}}
+    assert plan(run(**full)).parallelism == FsdpParallelism()
+    assert plan(run(parallelism={"gpusPerNode": 8})).parallelism == DdpParallelism()
+
+
 def test_an_unknown_model_is_planned_when_it_has_been_prepared() -> None:
     made = plan(run(model={"source": "Volume", "path": "mine"}), gib=80)
     assert (made.memory, made.is_final, made.batch.micro_sequences) == ((), False, 1)

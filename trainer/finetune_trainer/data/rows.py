@@ -7,7 +7,6 @@ from finetune_trainer.data.errors import PreparationError
 from finetune_trainer.data.json_rows import Row, json_rows
 
 PARQUET = ".parquet"
-ROWS_PER_READ = 1000
 
 
 def dataset_rows(path: Path) -> Iterator[Row]:
@@ -20,17 +19,14 @@ def parquet_rows(path: Path) -> Iterator[Row]:
 
     Raises: PreparationError if it cannot be read.
     """
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+    from datasets import load_dataset  # imported here: a JSON file, the usual case, need not wait for it
 
     number = 0
     try:
-        with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(batch_size=ROWS_PER_READ):
-                for value in batch.to_pylist():
-                    number += 1
-                    yield Row(number, None, value)
-    except pa.ArrowException as error:
+        for value in load_dataset("parquet", data_files=str(path), split="train", streaming=True):
+            number += 1
+            yield Row(number, None, value)
+    except (ValueError, OSError) as error:  # pyarrow's own errors are ValueErrors
         raise PreparationError(
             "BadParquet",
             f"dataset: {path.name} cannot be read as parquet behind row {number:,}: {str(error)[:300]}; write it anew, "

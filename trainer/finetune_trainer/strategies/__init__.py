@@ -27,8 +27,13 @@ class Trained:
 class SavedState(Protocol):
     """What a checkpoint gives back; `rows` as in model.Source."""
 
-    updates: int
-    loss_scale: LossScale
+    @property
+    def updates(self) -> int:
+        """How often the optimizer has moved."""
+
+    @property
+    def loss_scale(self) -> LossScale:
+        """As it was when it was saved."""
 
     def weight(self, name: str, rows: slice) -> Tensor:
         """Master weight."""

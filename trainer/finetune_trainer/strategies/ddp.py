@@ -72,7 +72,7 @@ class DdpEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Undoes DDP's average over the ranks: `loss` is already this rank's share of the mean."""
-        (loss * (self.world.size * self.loss_scale.scale)).backward()
+        torch.autograd.backward(loss * (self.world.size * self.loss_scale.scale))
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
         """They are whole on every rank."""

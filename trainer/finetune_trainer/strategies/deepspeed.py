@@ -196,14 +196,16 @@ class DeepSpeedEngine:
         """Give the fp32 masters, and the weights made of them, their values; makes room for the moments."""
         self._allocate_moments()
         for name, parameter in trained_parameters(self.model):
-            value = source(name, ALL_ROWS).to(self.world.device, torch.float32)
-            if self.stage == 3:
-                part = self._own_part(parameter, value)
-                safe_set_local_fp32_param(parameter, part)
-                parameter.ds_tensor.data.copy_(part)
-            else:
-                safe_set_full_fp32_param(parameter, value)
-                parameter.data.copy_(value)
+            self._set_master(parameter, source(name, ALL_ROWS).to(self.world.device, torch.float32))
+
+    def _set_master(self, parameter: Any, value: Tensor) -> None:
+        if self.stage == 3:
+            part = self._own_part(parameter, value)
+            safe_set_local_fp32_param(parameter, part)
+            parameter.ds_tensor.data.copy_(part)
+        else:
+            safe_set_full_fp32_param(parameter, value)
+            parameter.data.copy_(value)
 
     def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
         value = value.to(self.world.device)

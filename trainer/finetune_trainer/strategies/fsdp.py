@@ -104,7 +104,7 @@ class FsdpEngine:
 
     def backward(self, loss: Tensor) -> None:
         """Undoes FSDP's average over the ranks: `loss` is already this rank's share of the mean."""
-        (loss * (self.world.size * self.loss_scale.scale)).backward()
+        torch.autograd.backward(loss * (self.world.size * self.loss_scale.scale))
 
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
         """Gathered one at a time."""

@@ -149,7 +149,7 @@ class KubernetesBackend:
     async def _complaints_about(self, jobs: tuple[Object, ...], live: tuple[Object, ...]) -> dict[str, str]:
         found = {}
         for job in jobs:
-            if observe.needs_explanation(job, live) and (message := await self._complaints.about(job)):
+            if observe.lacks_pods(job, live) and (message := await self._complaints.about(job)):
                 found[job["metadata"]["uid"]] = message
         return found
 

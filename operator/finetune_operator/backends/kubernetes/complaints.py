@@ -7,10 +7,13 @@ there are too many in a cluster. They are asked for by object, rarely, and only 
 import logging
 from collections.abc import Callable
 
+from finetune_operator.backends.kubernetes import pods
 from finetune_operator.backends.kubernetes.client import Api, ApiError, Object
 from finetune_operator.backends.kubernetes.kinds import EVENTS
 
 FRESH_SECONDS = 10.0
+PATIENCE_SECONDS = 2.0
+"""What is younger is on its way, and nobody has complained yet."""
 MAX_LENGTH = 500
 
 logger = logging.getLogger(__name__)
@@ -27,6 +30,8 @@ class Complaints:
     async def about(self, item: Object) -> str | None:
         """What was complained of last; None: nothing, or it cannot be known."""
         uid, now = item["metadata"]["uid"], self._clock()
+        if now - pods.created_at(item) < PATIENCE_SECONDS:
+            return None
         self._kept = {key: kept for key, kept in self._kept.items() if now - kept[0] < FRESH_SECONDS}
         if uid not in self._kept:
             self._kept[uid] = (now, await self._ask(item))

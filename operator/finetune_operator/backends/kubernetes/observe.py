@@ -58,11 +58,11 @@ def attempts(
     )
 
 
-def needs_explanation(job: Object, of_pods: Iterable[Object]) -> bool:
-    """Whether a Job ought to have pods and has none, so that its events are worth a look."""
+def lacks_pods(job: Object, of_pods: Iterable[Object]) -> bool:
+    """Whether a Job ought to have more pods than there are, so that its events are worth a look."""
     if job["spec"].get("suspend") or is_finished(job) or pods.is_terminating(job):
         return False
-    return not any(is_owned_by(pod, job["metadata"]["uid"]) for pod in of_pods)
+    return sum(is_owned_by(pod, job["metadata"]["uid"]) for pod in of_pods) < _num_nodes(job)
 
 
 def is_finished(job: Object) -> bool:

@@ -1,0 +1,126 @@
+"""Small runs for tests: configurations, token caches of documents of uneven length, and what is read of their results."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors.torch import load_file
+from torch import Tensor
+
+from finetune_contract import DatasetReport, Outcome, RunConfig
+from finetune_contract.paths import CHECKPOINTS, checkpoint_name
+from finetune_trainer import recipe
+from finetune_trainer.data.cache import write_split
+from finetune_trainer.data.folders import complete, partial_folder
+from finetune_trainer.distributed import World, from_main
+
+SEQUENCES = 18
+"""Not a multiple of the global batch: the last step of an epoch is smaller, and some ranks get nothing."""
+LORA = {"type": "LoRA", "rank": 4, "alpha": 8, "dropout": 0.0, "targets": ["q_proj", "v_proj", "down_proj"]}
+FULL = {"type": "Full"}
+
+
+class NeverStop:
+    """Nobody asks this process to stop."""
+
+    requested = False
+
+
+def write_tokens(folder: Path, *, vocab_size: int, seed: int = 0) -> Path:
+    """A token cache of SEQUENCES training sequences of one to three documents, and five for validation."""
+    random = np.random.default_rng(seed)
+    growing = partial_folder(folder)
+    growing.mkdir(parents=True)
+    totals = {name: _write_split(growing / name, count, vocab_size, random) for name, count in _SPLITS.items()}
+    tokens, supervised = totals["training"]
+    report = DatasetReport(
+        rows=SEQUENCES, validation_rows=5, sequences=SEQUENCES, tokens=tokens, supervised_tokens=supervised,
+        length_p50=20, length_p95=38, length_max=40, longest_sequence=120, truncated_rows=0, dropped_rows=0,
+        think_blocks=0, packing_efficiency=1.0, digest=f"test-{seed}",
+    )  # fmt: skip
+    (growing / "report.json").write_text(report.model_dump_json())
+    complete(folder, {}, with_digests=False)
+    return folder
+
+
+_SPLITS = {"training": SEQUENCES, "validation": 5}
+
+
+def _write_split(folder: Path, count: int, vocab_size: int, random: np.random.Generator) -> tuple[int, int]:
+    packs, lengths = [], []
+    for _ in range(count):
+        documents = int(random.integers(1, 4))
+        packs.append(list(range(len(lengths), len(lengths) + documents)))
+        lengths.extend(random.integers(3, 41, size=documents).tolist())
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+    supervised = (random.random(offsets[-1]) < 0.6).astype(np.uint8)
+    supervised[offsets[1:] - 1] = 1
+    supervised[offsets[:-1]] = 0
+    ids = random.integers(0, vocab_size, size=offsets[-1]).astype(np.int32)
+    write_split(folder, ids, supervised, offsets, packs)
+    return int(offsets[-1]), int(supervised.sum())
+
+
+def config(output: Path, model: Path, tokens: Path, **changes: Any) -> RunConfig:
+    """10 steps of LoRA over 2 epochs, DDP on one rank, global batch 4, a checkpoint every 5 steps."""
+    batch = changes.pop("batch", (4, 1, 1))  # micro, accumulation, world
+    values: dict[str, Any] = {
+        "run": {"name": "test", "namespace": "tests", "uid": "0000"},
+        "attempt": 1,
+        "model_dir": str(model),
+        "tokens_dir": str(tokens),
+        "output_dir": str(output),
+        "method": LORA,
+        "batch": {
+            "global_sequences": batch[0] * batch[1] * batch[2],
+            "micro_sequences": batch[0],
+            "accumulation_steps": batch[1],
+            "world_size": batch[2],
+        },
+        "epochs": 2,
+        "optimizer": {"peak_learning_rate": 1e-2, "weight_decay": 0.1},
+        "schedule": {"type": "Cosine", "warmup_ratio": 0.1},
+        "precision": "Fp32",
+        "parallelism": {"type": "DDP"},
+        "activation_checkpointing": "None",
+        "checkpoint": {"every_steps": 5, "keep": 9},
+        "merge_adapter": False,
+        "seed": 7,
+        "progress_port": 0,
+        "grace_seconds": 30,
+    }
+    return RunConfig.model_validate(values | changes)
+
+
+def train(world: World, run: RunConfig, stop: recipe.Stop | None = None) -> Outcome:
+    """The whole recipe on this rank."""
+    Path(run.output_dir).mkdir(parents=True, exist_ok=True)
+    return recipe.run(run, world, stop or NeverStop(), recipe.Position())
+
+
+def take_over(world: World, source: Path, step: int, target: Path) -> None:
+    """Give the run in `target` the checkpoint that `source` had after `step`."""
+    if world.is_main:
+        shutil.copytree(checkpoint_of(source, step), checkpoint_of(target, step))
+    from_main(world, "")
+
+
+def checkpoint_of(output: Path, step: int) -> Path:
+    """Folder of a checkpoint."""
+    return output / CHECKPOINTS / checkpoint_name(step)
+
+
+def losses(output: Path, attempt: int = 1) -> dict[int, float]:
+    """Loss of each step that an attempt did."""
+    lines = (output / "attempts" / str(attempt) / "losses.jsonl").read_text().splitlines()
+    return {line["step"]: line["loss"] for line in map(json.loads, lines)}
+
+
+def trained_tensors(output: Path, step: int) -> dict[str, Tensor]:
+    """Weights and optimizer state in a checkpoint."""
+    tensors: dict[str, Tensor] = {}
+    for file in sorted(checkpoint_of(output, step).glob("*.safetensors")):
+        tensors |= load_file(file)
+    return tensors

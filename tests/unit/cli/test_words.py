@@ -1,0 +1,111 @@
+"""What is said at the end, and shown on the way."""
+
+import io
+
+import pytest
+from rich.console import Console
+
+from finetune_operator.backends.local import RunFolder
+from finetune_operator.cli.screen import LiveScreen, PlainScreen, figures
+from finetune_operator.cli.words import closing_words, exit_code, opening_words
+from finetune_operator.lifecycle import text
+from finetune_operator.lifecycle.progress import progress_status
+from finetune_operator.status import (
+    ArtifactStatus,
+    AttemptStatus,
+    CheckpointStatus,
+    FailureStatus,
+    Phase,
+    PreparationFailureStatus,
+    Status,
+)
+from support.runs import START, progress
+
+NOW = text.timestamp(START)
+
+
+def attempt(cause: str, **fields) -> AttemptStatus:
+    return AttemptStatus(number=1, started_at=NOW, cause=cause, **fields)
+
+
+def failed(**fields) -> Status:
+    failure = FailureStatus(reason="BadRows", message="rows 3 and 7 have no answer", observed_generation=1)
+    return Status(phase=Phase.FAILED, failure=failure, **fields)
+
+
+REFUSED_DATA = PreparationFailureStatus(started_at=NOW, cause="UserError", message="", decision="GiveUp")
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        (Status(phase=Phase.SUCCEEDED), 0),
+        (Status(phase=Phase.SUSPENDED), 75),
+        (failed(attempts=(attempt("OutOfMemory"),)), 65),
+        (failed(attempts=(attempt("NotANumber"),)), 66),
+        (failed(attempts=(attempt("Infrastructure"),)), 67),
+        (failed(attempts=(attempt("Unexpected"),)), 1),
+        (failed(preparation_failures=(REFUSED_DATA,)), 64),
+        (failed(), 64),
+    ],
+)
+def test_exit_codes_say_what_happened(status, code):
+    assert exit_code(status) == code
+
+
+def test_a_failure_shows_cause_log_and_last_lines(tmp_path):
+    log = tmp_path / "attempts" / "1" / "node-0" / "output.log"
+    log.parent.mkdir(parents=True)
+    log.write_text("\n".join(f"line {number}" for number in range(100)))
+    words = closing_words(failed(attempts=(attempt("UserError", rank=0),)), RunFolder(tmp_path))
+    assert words.startswith("failed: BadRows: rows 3 and 7 have no answer")
+    assert str(log) in words
+    assert "line 99" in words
+    assert "line 10\n" not in words
+
+
+def test_a_refused_plan_has_no_log(tmp_path):
+    assert closing_words(failed(), RunFolder(tmp_path)) == "failed: BadRows: rows 3 and 7 have no answer"
+
+
+def test_success_shows_where_the_adapter_is_and_how_to_load_it(tmp_path):
+    adapter = ArtifactStatus(kind="Adapter", path="/runs/a/adapter", digest="sha256:1", bytes=1)
+    words = closing_words(Status(phase=Phase.SUCCEEDED, artifacts=(adapter,)), RunFolder(tmp_path))
+    assert "Adapter: /runs/a/adapter (sha256:1)" in words
+    assert 'AutoPeftModelForCausalLM.from_pretrained("/runs/a/adapter")' in words
+
+
+def test_a_run_that_goes_on_says_from_where():
+    checkpoint = CheckpointStatus(step=40, path="", bytes=1)
+    assert opening_words(Status()) is None
+    words = opening_words(Status(attempts=(attempt("Suspended"),), checkpoint=checkpoint))
+    assert words == "goes on from the checkpoint of step 40; attempt 1 ended as Suspended"
+
+
+def running(step: int) -> Status:
+    return Status(phase=Phase.RUNNING, progress=progress_status(progress(1, step, at=START)))
+
+
+def test_figures_leave_out_what_is_not_known():
+    assert figures(running(3).progress) == "loss 2.0000  1,000 tokens/s  ETA 1h12m"
+
+
+def test_plain_lines_tell_phases_once_and_steps_now_and_then():
+    out = io.StringIO()
+    with PlainScreen(Console(file=out)) as screen:
+        for step in (1, 2, 3):
+            screen.show(running(step))
+    assert out.getvalue().splitlines() == [
+        "phase=Running",
+        "step 1/100  loss 2.0000  1,000 tokens/s  ETA 1h12m",
+    ]
+
+
+def test_a_terminal_gets_a_bar():
+    out = io.StringIO()
+    with LiveScreen(Console(file=out, force_terminal=True, width=120)) as screen:
+        screen.show(Status(phase=Phase.PREPARING))
+        screen.show(running(42))
+        screen.say("an event")
+    assert "42/100" in out.getvalue()
+    assert "an event" in out.getvalue()
