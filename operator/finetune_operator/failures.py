@@ -112,6 +112,8 @@ _ADVICE = {
 def classify(attempt: Attempt) -> Ending:
     """The root cause of the end of `attempt`, by what its workers show now."""
     shown = [ending for worker in attempt.workers if (ending := _shown_by(worker)) is not None]
+    if attempt.is_suspended_by_queue:
+        shown.append(_ending(Cause.DISRUPTION, "the queue has taken the run's place back"))
     if shown:
         return min(shown, key=_distance_from_root)
     if "DisruptionTarget" in (attempt.job_message or ""):  # the Job controller's own words for a pod that is gone
@@ -202,7 +204,7 @@ def _told_by_trainer(outcome: Outcome, node: str | None) -> Ending | None:
 
 
 def _told(cause: Cause, failure: Failure, node: str | None) -> Ending:
-    parts = [failure.message, *failure.details]
+    parts = [failure.message, *(detail for detail in failure.details if detail not in failure.message)]
     if failure.peak_memory_bytes is not None and failure.requested_bytes is not None:
         held, asked = failure.peak_memory_bytes / 2**30, failure.requested_bytes / 2**30
         parts.append(f"{held:.1f} GiB were held at the peak when {asked:.1f} GiB more were asked for")

@@ -16,7 +16,7 @@ Key = TypeVar("Key", bound=Hashable)
 CONCURRENT_PASSES = 32
 """A pass mostly waits for the API server; more at once would only queue there."""
 SETTLE_SECONDS = 0.1
-"""Between a wake and its pass: a Job, its pods and their scheduling come in a burst, and are worth one look together."""
+"""Between a wake and its pass: a Job, its pods and their scheduling come in a burst, and are worth one look."""
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 60.0
 
@@ -55,8 +55,8 @@ class Runner(Generic[Key]):
 
     def longest_pass_seconds(self) -> float:
         """For how long the oldest pass that is under way has been so; 0: none is."""
-        now = asyncio.get_running_loop().time()
-        return max((now - lane.began_at for lane in self._lanes.values() if lane.began_at is not None), default=0.0)
+        began = [lane.began_at for lane in self._lanes.values() if lane.began_at is not None]
+        return asyncio.get_running_loop().time() - min(began) if began else 0.0
 
     async def close(self) -> None:
         """Cancels every pass and timer; nothing runs afterwards. A pass may be cut anywhere: it is made for that."""

@@ -1,5 +1,7 @@
 """What the chart renders, without a cluster."""
 
+import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from finetune_operator.settings import Settings, load_settings
 from harness.helm import Helm
 from harness.shell import HarnessError
 
+ROOT = Path(__file__).parents[2]
 NAME = "kit-qwen3-finetune"
 EVERYTHING: dict[str, Any] = {
     "serviceAccount": {"annotations": {"example.com/role": "trainer"}},
@@ -41,6 +44,13 @@ def settings_of(objects: Any, folder: Path) -> Settings:
 
 def test_lint_finds_nothing(helm: Helm, chart: Path) -> None:
     assert "0 chart(s) failed" in helm("lint", "--strict", chart)
+
+
+def test_chart_and_images_have_the_projects_version(chart: Path) -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    about = yaml.safe_load((chart / "Chart.yaml").read_text())
+    assert (about["version"], about["appVersion"]) == (version, version)
+    assert set(re.findall(r"^ARG VERSION=(.*)$", (ROOT / "Dockerfile").read_text(), re.M)) == {version}
 
 
 def test_a_plain_install_is_one_deployment_and_what_it_needs(render: Any) -> None:

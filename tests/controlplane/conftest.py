@@ -52,6 +52,8 @@ def control(control_plane: ControlPlane, operator_account: str) -> Iterator[Cont
         api = runner.run(connected(control_plane.kubeconfig))
         control = Control(control_plane, runner, api, f"system:serviceaccount:{SYSTEM}:{operator_account}")
         control.do(control.kubelet.make_node())
+        control_plane.kubectl.apply(_volume(number) for number in range(100))
+        control_plane.kubectl("wait", "--for=jsonpath={.status.phase}=Available", "persistentvolume", "--all")
         yield control
         runner.run(api.close())
 
@@ -80,6 +82,20 @@ def operator(shared_operator: tuple[OperatorProcess, list[str]]) -> Iterator[Ope
 def namespace(shared_operator: tuple[OperatorProcess, list[str]]) -> str:
     """A namespace of the test's own that the shared operator looks after."""
     return shared_operator[1].pop()
+
+
+def _volume(number: int) -> dict[str, object]:
+    """A volume that any claim without a storage class gets at once."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"volume-{number}"},
+        "spec": {
+            "capacity": {"storage": "1Ti"},
+            "accessModes": ["ReadWriteOnce", "ReadWriteMany"],
+            "hostPath": {"path": "/nowhere"},
+        },
+    }
 
 
 async def connected(kubeconfig: Path) -> Api:

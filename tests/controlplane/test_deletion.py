@@ -1,13 +1,13 @@
 """A run that is deleted takes along what it owns, by Kubernetes' own garbage collector."""
 
 from finetune_operator import names
-from finetune_operator.backends.kubernetes.kinds import CHILDREN, JOBS, RUNS
+from finetune_operator.backends.kubernetes.kinds import CHILDREN, CLAIMS, JOBS, RUNS
 from support import runs, stories
 from support.control import Control
 from support.operator_process import OperatorProcess
 
 SECONDS = 90
-"""The garbage collector looks for new kinds of resources every 30 s; one that it does not know, it cannot see deleted."""
+"""The garbage collector looks for new kinds every 30 s, and cannot see one deleted that it does not know."""
 
 
 def test_a_deleted_run_leaves_its_output_and_nothing_else(
@@ -72,9 +72,9 @@ def _left(control: Control, namespace: str, name: str) -> list[str]:
 def _old_are_gone(control: Control, namespace: str, name: str) -> bool:
     control.do(control.kubelet.reap(namespace))
     run = control.get(RUNS, namespace, name)
-    jobs = control.children(JOBS, namespace, name)
     assert run is not None
-    return {job["metadata"]["ownerReferences"][0]["uid"] for job in jobs} <= {run["metadata"]["uid"]}
+    items = [item for kind in (JOBS, CLAIMS) for item in control.children(kind, namespace, name)]
+    return {item["metadata"]["ownerReferences"][0]["uid"] for item in items} == {run["metadata"]["uid"]}
 
 
 def _is_gone(control: Control, namespace: str, name: str) -> bool:

@@ -34,7 +34,7 @@ def test_an_image_that_cannot_be_pulled_is_told(control: Control, operator: Oper
 
 
 def test_a_volume_that_does_not_come_is_told(control: Control, operator: OperatorProcess, namespace: str) -> None:
-    name = stories.make_run(control, namespace)
+    name = stories.make_run(control, namespace, storage={"cache": {"storageClass": "no-such-class"}})
     assert f"{name}-cache" in _wait_reason(control, namespace, name, "Prepared", "VolumePending")
 
 
@@ -48,7 +48,8 @@ def test_an_exceeded_quota_is_told(control: Control, operator: OperatorProcess, 
     control.make(QUOTAS, namespace, {"metadata": {"name": "gpus"}, "spec": spec})
     name = stories.make_run(control, namespace)
     stories.prepare(control, namespace, name)
-    stories.worker_pods(control, namespace, name, attempt=1, nodes=1)
+    [admitted] = stories.worker_pods(control, namespace, name, attempt=1, nodes=1)
+    control.do(control.kubelet.run(admitted))
     assert "exceeded quota" in _wait_reason(control, namespace, name, "Running", "QuotaExceeded")
 
 
@@ -96,7 +97,10 @@ def _wait_reason(control: Control, namespace: str, name: str, kind: str, reason:
         condition = _condition(control, namespace, name, kind)
         return condition["message"] if condition.get("reason") == reason else ""
 
-    return control.wait(f"{kind} says {reason}", told, SECONDS)
+    try:
+        return control.wait(f"{kind} says {reason}", told, SECONDS)
+    except AssertionError as error:
+        raise AssertionError(f"{error}, but {_condition(control, namespace, name, kind)}") from None
 
 
 def _condition(control: Control, namespace: str, name: str, kind: str) -> Object:

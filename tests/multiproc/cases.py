@@ -1,4 +1,4 @@
-"""Small runs for tests: configurations, token caches of documents of uneven length, and what is read of their results."""
+"""Small runs for tests: configurations, token caches with documents of uneven length, and what their results say."""
 
 import json
 import shutil

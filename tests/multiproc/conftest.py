@@ -30,6 +30,18 @@ def tokens(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def small_model(folder: Path) -> Path:
+    """The same with a vocabulary of 1,024, where its size does not matter."""
+    return tiny_model_dir(folder, "tiny")
+
+
+@pytest.fixture(scope="session")
+def small_tokens(folder: Path) -> Path:
+    """Documents for the small vocabulary."""
+    return write_tokens(folder / "small-tokens", vocab_size=1024)
+
+
+@pytest.fixture(scope="session")
 def one_process(folder: Path, model: Path, tokens: Path) -> dict[str, Path]:
     """What one process makes of the whole batch: output folders of 10 steps of LoRA and of Full."""
     outputs = {"LoRA": folder / "one-lora", "Full": folder / "one-full"}

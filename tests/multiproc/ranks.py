@@ -16,10 +16,13 @@ import torch
 
 from finetune_trainer import distributed, reporting
 from finetune_trainer.distributed import World
+from finetune_trainer.strategies import ddp, deepspeed, fsdp
+
+STRATEGIES = (ddp, deepspeed, fsdp)
+"""A run imports the one it needs; here all are, before the fork."""
 
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-os.environ["DS_ACCELERATOR"] = "cpu"
 # deepspeed compiles its communication operator at first use; kept for the next time
 os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache" / "qwen3-finetune" / "torch-extensions"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")

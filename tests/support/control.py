@@ -36,16 +36,24 @@ class Control:
 
     def namespace(self) -> str:
         """A new namespace."""
+        return self.do(self.new_namespace())
+
+    async def new_namespace(self) -> str:
+        """A new namespace."""
         name = next(self._names)
         body = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "namespace": ""}}
-        self.do(self.api.call("create", NAMESPACES, NAMESPACES.path(None), body=body))
+        await self.api.call("create", NAMESPACES, NAMESPACES.path(None), body=body)
         return name
 
     def make(self, kind: Kind, namespace: str, body: Object) -> Object:
         """Create an object."""
+        return self.do(self.new(kind, namespace, body))
+
+    async def new(self, kind: Kind, namespace: str, body: Object) -> Object:
+        """Create an object."""
         metadata = {**body["metadata"], "namespace": namespace}
         whole = {"apiVersion": kind.api_version, "kind": kind.name, **body, "metadata": metadata}
-        return self.do(self.api.create(kind, whole))
+        return await self.api.create(kind, whole)
 
     def get(self, kind: Kind, namespace: str, name: str) -> Object | None:
         """The object; None when there is none."""

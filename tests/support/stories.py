@@ -20,6 +20,11 @@ def now() -> float:
 
 def make_run(control: Control, namespace: str, name: str = "huanhuan", **spec: Any) -> str:
     """A run on two nodes; keyword arguments are blocks of its spec. Returns its name."""
+    return control.do(new_run(control, namespace, name, **spec))
+
+
+async def new_run(control: Control, namespace: str, name: str = "huanhuan", **spec: Any) -> str:
+    """A run on two nodes; keyword arguments are blocks of its spec. Returns its name."""
     wanted = {
         "model": {"id": "Qwen/Qwen3-8B"},
         "dataset": {"path": "huanhuan.json"},
@@ -27,7 +32,7 @@ def make_run(control: Control, namespace: str, name: str = "huanhuan", **spec: A
         "resources": {"gpuMemory": "80Gi"},
         "storage": {"output": {"onDelete": "Delete"}},
     }
-    control.make(RUNS, namespace, {"metadata": {"name": name}, "spec": wanted | spec})
+    await control.new(RUNS, namespace, {"metadata": {"name": name}, "spec": wanted | spec})
     return name
 
 

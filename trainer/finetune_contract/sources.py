@@ -16,7 +16,10 @@ class HubKind(StrEnum):
 
 
 class HubSource(ContractModel):
-    """A repository on a hub; the token, if any, arrives in the environment (`paths.HUB_TOKEN_ENV`), never here."""
+    """A repository on a hub.
+
+    A token, if any, arrives in the environment (`HUB_TOKEN_ENV` and `DATASET_TOKEN_ENV` of `paths`), never here.
+    """
 
     type: Literal["Hub"] = "Hub"
     hub: HubKind

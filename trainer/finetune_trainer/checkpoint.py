@@ -42,9 +42,7 @@ log = logging.getLogger("finetune")
 STATE_FILE: Final = "trainer_state.json"
 COMPLETE_FILE: Final = "COMPLETE"
 FILE_BYTES: Final = 2**30
-"""A file of tensors is closed when it reaches this size, which is also what saving holds in memory."""
-BYTES_PER_PARAMETER: Final = 12
-"""Three fp32 numbers."""
+"""A file of tensors is closed when it reaches this size; saving holds twice as much in memory."""
 
 
 class TrainerState(ContractModel):
@@ -130,6 +128,7 @@ def save(
     *,
     keep: int,
     disk: Disk | None = None,
+    file_bytes: int = FILE_BYTES,
 ) -> CheckpointReport:
     """Save `state`; called by all ranks, returns when it is complete. Older ones beyond `keep` are gone then.
 
@@ -137,7 +136,7 @@ def save(
     """
     began = time.monotonic()
     folder = run_folder / CHECKPOINTS
-    writer = _Writer(folder / checkpoint_name(state.step), disk or Disk()) if world.is_main else None
+    writer = _Writer(folder / checkpoint_name(state.step), disk or Disk(), file_bytes) if world.is_main else None
     for each in trained:  # gathering is collective, so every rank goes on even when rank 0 can no longer write
         if writer is not None:
             writer.add(each)
@@ -156,8 +155,9 @@ def save(
 class _Writer:
     """Writes one checkpoint, file by file; a first error is kept for `finish`."""
 
-    def __init__(self, target: Path, disk: Disk) -> None:
+    def __init__(self, target: Path, disk: Disk, file_bytes: int) -> None:
         self.target = target
+        self._file_bytes = file_bytes
         self._disk = disk
         self._growing = target.with_name(f".growing-{target.name}")
         self._pending: dict[str, Tensor] = {}
@@ -171,7 +171,7 @@ class _Writer:
             f"exp_avg.{each.name}": each.exp_avg.contiguous(),
             f"exp_avg_sq.{each.name}": each.exp_avg_sq.contiguous(),
         }
-        if sum(tensor.nbytes for tensor in self._pending.values()) >= FILE_BYTES:
+        if sum(tensor.nbytes for tensor in self._pending.values()) >= self._file_bytes:
             self._guarded_flush()
 
     def finish(self, state: TrainerState) -> int:

@@ -26,7 +26,8 @@ class World:
     rank: int
     size: int
     device: torch.device
-    control: dist.ProcessGroup
+    control: dist.ProcessGroup | None
+    """None for a world of one, which agrees with itself."""
 
     @property
     def is_main(self) -> bool:

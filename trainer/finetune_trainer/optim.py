@@ -1,7 +1,6 @@
 """AdamW, its learning rate as a pure function of the step, and the update that DDP and FSDP share."""
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +10,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from finetune_contract import ConstantSchedule, LinearSchedule, OptimizerConfig, Precision, Schedule
 from finetune_trainer.failures import NotANumberError
+from finetune_trainer.model import trained_parameters
 
 
 def learning_rate(step: int, *, total_steps: int, schedule: Schedule, peak: float) -> float:
@@ -29,23 +29,39 @@ def learning_rate(step: int, *, total_steps: int, schedule: Schedule, peak: floa
     return peak * (schedule.final_ratio + (1 - schedule.final_ratio) * shape)
 
 
-def adamw(parameters: Iterable[nn.Parameter], config: OptimizerConfig, *, fused: bool) -> torch.optim.AdamW:
-    """AdamW over the trained parameters; norms, biases and other one-dimensional weights do not decay.
+def decaying_names(model: nn.Module) -> frozenset[str]:
+    """The trained parameters that decay: not norms, biases and other one-dimensional ones.
 
-    Source: Loshchilov and Hutter 2017, arXiv 1711.05101. The rate is set at every update.
+    To be asked of the skeleton: a strategy may flatten what it cuts.
     """
-    trained = list(parameters)
+    return frozenset(name for name, parameter in trained_parameters(model) if parameter.ndim >= 2)
+
+
+def adamw(model: nn.Module, decaying: frozenset[str], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over the trained parameters; the rate is set at every update.
+
+    Source: Loshchilov and Hutter 2017, arXiv 1711.05101.
+    """
+    trained = list(trained_parameters(model))
     groups = [
-        {"params": [each for each in trained if each.ndim >= 2], "weight_decay": config.weight_decay},
-        {"params": [each for each in trained if each.ndim < 2], "weight_decay": 0.0},
+        {"params": [each for name, each in trained if name in decaying], "weight_decay": config.weight_decay},
+        {"params": [each for name, each in trained if name not in decaying], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=config.peak_learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
-        fused=fused,
+        fused=True,
     )
+
+
+def moments(optimizer: torch.optim.AdamW, parameter: nn.Parameter) -> tuple[Tensor, Tensor]:
+    """AdamW's running means of a parameter's gradient and of its square; zeros before the first update."""
+    state = optimizer.state.get(parameter)
+    if not state:
+        return torch.zeros_like(parameter.detach()), torch.zeros_like(parameter.detach())
+    return state["exp_avg"], state["exp_avg_sq"]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:

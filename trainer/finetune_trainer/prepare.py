@@ -64,9 +64,9 @@ def prepared(config: PrepareConfig) -> PrepareOutcome:
 
     Raises: PreparationError for whatever the author of the run can put right.
     """
-    cache_dir, token = Path(config.cache_dir), os.environ.get(paths.HUB_TOKEN_ENV) or None
-    dataset_file = resolved_dataset(config.dataset, cache_dir, token)
-    model_dir, revision = resolved_model(config.model, cache_dir, token)
+    cache_dir = Path(config.cache_dir)
+    dataset_file = resolved_dataset(config.dataset, cache_dir, os.environ.get(paths.DATASET_TOKEN_ENV) or None)
+    model_dir, revision = resolved_model(config.model, cache_dir, os.environ.get(paths.HUB_TOKEN_ENV) or None)
     shape = model_config(model_dir)
     facts = model_facts(shape)
     check_targets(facts, config.method)

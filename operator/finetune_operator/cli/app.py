@@ -21,15 +21,20 @@ from finetune_operator.cli.documents import (
     with_gpu_memory,
 )
 from finetune_operator.cli.drive import driven
+from finetune_operator.cli.open_run import RunRefusedError, held, opened, with_workers
 from finetune_operator.cli.screen import screen_for
-from finetune_operator.cli.session import SessionError, held, opened, with_workers
 from finetune_operator.cli.words import closing_words, exit_code, opening_words, row
 from finetune_operator.planning import PlanError, make_plan, render_plan
 from finetune_operator.resource import Qwen3FineTune
 from finetune_operator.status import Phase, Status
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tune Qwen3 from one YAML file.")
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="Fine-tune Qwen3 from one YAML file."
+)
 console = Console()
+
+_TOLD = frozenset({"Planned", "Succeeded", "Failed"})
+"""Events that the command tells in words of its own."""
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="YAML file with a Qwen3FineTune.")]
 Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files with Qwen3FineTunes.")]
@@ -48,6 +53,9 @@ def run(
 
     Ctrl-C saves and stops, and the same command goes on from there. Ends with 0 when done, 75 when stopped, 64 when
     the run cannot work as written, and 65 (memory), 66 (not a number), 67 (infrastructure) or 1 when it failed.
+
+    Paths in the file are relative to its folder; values of Secrets that it names are read from HF_TOKEN,
+    MODELSCOPE_API_TOKEN and SWANLAB_API_KEY.
     """
     machine = this_machine(os.environ)
     try:
@@ -62,7 +70,7 @@ def run(
         )
         with held(backend.folder(resource)):
             status = _run(resource, backend, machine)
-    except (DocumentError, SessionError) as error:
+    except (DocumentError, RunRefusedError) as error:
         _refuse(str(error))
     _say(closing_words(status, backend.folder(resource)))
     raise typer.Exit(exit_code(status))
@@ -79,7 +87,7 @@ def plan(files: Files, gpu_memory: GpuMemory = None) -> None:
         for document in _all(files):
             resource = parsed(document if gpu_memory is None else with_gpu_memory(document, gpu_memory))
             _say(f"{resource.metadata.name} ({document.file})\n{_plan_text(resource, machine)}\n")
-    except (DocumentError, SessionError) as error:
+    except (DocumentError, RunRefusedError) as error:
         _refuse(str(error))
 
 
@@ -112,25 +120,25 @@ def main() -> None:
 
 
 def _run(resource: Qwen3FineTune, backend: LocalBackend, machine: Machine) -> Status:
-    session = opened(resource, backend, os.environ)
-    if session.earlier.phase is Phase.SUCCEEDED:
-        return session.earlier
+    opened_run = opened(resource, backend, os.environ)
+    if opened_run.earlier.phase is Phase.SUCCEEDED:
+        return opened_run.earlier
     _say(f"{resource.metadata.name}\n{_plan_text(resource, machine)}")
     if not machine.gpus:
         _say("no GPU is found here: the ranks compute on the CPU")
-    if (going_on := opening_words(session.earlier)) is not None:
+    if (going_on := opening_words(opened_run.earlier)) is not None:
         _say(going_on)
     with screen_for(console) as screen:
-        backend.on_event = screen.say
-        return asyncio.run(driven(session, backend, screen))
+        backend.on_event = lambda reason, message: None if reason in _TOLD else screen.say(f"{reason}: {message}")
+        return asyncio.run(driven(opened_run, backend, screen))
 
 
 def _plan_text(resource: Qwen3FineTune, machine: Machine) -> str:
-    """Raises SessionError when the run would be refused."""
+    """Raises RunRefusedError when the run would be refused."""
     try:
         made = make_plan(resource, model=None, dataset=None, gpu_memory_bytes=machine.gpu_memory_bytes)
     except PlanError as error:
-        raise SessionError(f"{error.reason}: {error}") from None
+        raise RunRefusedError(f"{error.reason}: {error}") from None
     return render_plan(made)
 
 

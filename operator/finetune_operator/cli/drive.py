@@ -6,7 +6,7 @@ import time
 from typing import Protocol
 
 from finetune_operator.backends.local import LocalBackend
-from finetune_operator.cli.session import LOOK_SECONDS, Session
+from finetune_operator.cli.open_run import LOOK_SECONDS, OpenRun
 from finetune_operator.cli.words import plan_words
 from finetune_operator.reconcile import run_pass
 from finetune_operator.status import Phase, Status
@@ -24,18 +24,18 @@ class Screen(Protocol):
         ...
 
 
-async def driven(session: Session, backend: LocalBackend, screen: Screen) -> Status:
+async def driven(opened_run: OpenRun, backend: LocalBackend, screen: Screen) -> Status:
     """The status in which the run came to rest: finished, failed or suspended.
 
     The first Ctrl-C (or SIGTERM) asks the workers to save and stop, the second removes them.
     """
     stops = _Stops()
-    knows_plan = session.earlier.plan is not None and session.earlier.plan.final
+    knows_plan = opened_run.earlier.plan is not None and opened_run.earlier.plan.final
     while True:
         if stops.count > 1:
-            await _remove_workers(session, backend)
-        body = session.body(is_suspended=stops.count > 0)
-        result = await run_pass(body, backend, session.settings, time.time())
+            await _remove_workers(opened_run, backend)
+        body = opened_run.body(is_suspended=stops.count > 0)
+        result = await run_pass(body, backend, opened_run.settings, time.time())
         plan = result.status.plan
         if plan is not None and plan.final and not knows_plan:
             screen.say(plan_words(plan))
@@ -48,9 +48,9 @@ async def driven(session: Session, backend: LocalBackend, screen: Screen) -> Sta
             screen.say(_STOP_WORDS[min(stops.count, 2)])
 
 
-async def _remove_workers(session: Session, backend: LocalBackend) -> None:
-    for attempt in (await backend.observe(session.run)).attempts:
-        await backend.stop_attempt(session.run, attempt.number, force=True)
+async def _remove_workers(opened_run: OpenRun, backend: LocalBackend) -> None:
+    for attempt in (await backend.observe(opened_run.run)).attempts:
+        await backend.stop_attempt(opened_run.run, attempt.number, force=True)
 
 
 _STOP_WORDS = {

@@ -34,7 +34,6 @@ class LiveScreen:
         self._bar = Progress(
             TextColumn("[bold]{task.description:<11}"),
             BarColumn(bar_width=30),
-            TextColumn("{task.completed:.0f}/{task.total}"),
             TextColumn("{task.fields[figures]}"),
             console=console,
             transient=True,
@@ -59,7 +58,7 @@ class LiveScreen:
             description=str(status.phase),
             completed=progress.step,
             total=progress.total_steps,
-            figures=figures(progress),
+            figures=f"{progress.step}/{progress.total_steps}  {figures(progress)}",
         )
 
     def say(self, text: str) -> None:

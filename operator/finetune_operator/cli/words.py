@@ -46,7 +46,8 @@ def opening_words(status: Status) -> str | None:
 
 def plan_words(plan: PlanStatus) -> str:
     """The plan in one line, now that the data is known."""
-    memory = f", about {text.memory(plan.memory_bytes)} per rank" if plan.memory else ""
+    have = plan.gpu_memory_bytes
+    memory = f", about {text.memory(plan.memory_bytes)} of {text.memory(have)} per GPU" if have is not None else ""
     steps = f", {plan.total_steps:,} steps" if plan.total_steps is not None else ""
     return f"planned: {plan.strategy}, {plan.batch}{steps}{memory}"
 

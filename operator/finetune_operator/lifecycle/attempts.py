@@ -34,12 +34,13 @@ def is_over(attempt: Attempt) -> bool:
     return attempt.is_failed or attempt.is_being_deleted or succeeded == attempt.num_nodes
 
 
-def is_ending(attempt: Attempt) -> bool:
-    """Whether a worker has ended or is about to: the gang will not go on."""
+def _is_ending(record: AttemptStatus, attempt: Attempt) -> bool:
+    """Whether a worker has ended or is about to, or its queue has taken it back: the gang will not go on."""
     return (
         is_over(attempt)
         or attempt.is_failed
         or attempt.is_being_deleted
+        or (attempt.is_suspended_by_queue and record.running_since is not None)
         or done_outcome(attempt) is not None
         or any(worker.state is WorkerState.FAILED or worker.is_terminating for worker in attempt.workers)
     )
@@ -85,7 +86,7 @@ def _with_news(record: AttemptStatus, attempt: Attempt, now: float) -> AttemptSt
 def _ended(record: AttemptStatus, attempt: Attempt | None, status: Status, view: View) -> AttemptStatus:
     """`record`, marked as ended if its attempt is ending or has to."""
     ended = record.model_copy(update={"ended_at": text.timestamp(view.now)})
-    if attempt is None or is_ending(attempt):
+    if attempt is None or _is_ending(record, attempt):
         return ended
     order = order_to_end(record, attempt, status, view)
     if order is None:
@@ -96,6 +97,8 @@ def _ended(record: AttemptStatus, attempt: Attempt | None, status: Status, view:
 def _is_settled(record: AttemptStatus, attempt: Attempt | None, view: View) -> bool:
     """Whether the workers have said what they have to say, or had the time for it."""
     if attempt is None or is_over(attempt) or (record.cause is not None and not is_stopping(record)):
+        return True
+    if attempt.is_suspended_by_queue and not has_live_worker(attempt):
         return True
     assert record.ended_at is not None
     is_broken = any(worker.state is WorkerState.FAILED and not _has_saved(worker) for worker in attempt.workers)

@@ -148,7 +148,7 @@ def _attempt_running(record: AttemptStatus, status: Status, view: View) -> Truth
     if record.ended_at is not None and not is_stopping(record):
         return Truth(FALSE, RESTARTING, f"attempt {number} is ending; its workers are heard out")
     if has_stepped(record):
-        message = "saves and stops, since spec.suspend is true" if is_stopping(record) else "is training"
+        message = "saves and stops" if is_stopping(record) else "is training"
         return Truth(TRUE, "Stopping" if is_stopping(record) else str(stage), f"attempt {number} {message}")
     if (waiting := attempt_waits_for(attempt, view)) is not None:
         return Truth(FALSE, waiting.reason, waiting.message)

@@ -20,7 +20,7 @@ from finetune_operator.lifecycle.finals import is_final
 from finetune_operator.lifecycle.memory import has_undecided_attempt, remembered
 from finetune_operator.lifecycle.orders import deadline_at
 from finetune_operator.lifecycle.preparation import preparation_actions
-from finetune_operator.observation import Attempt, Observation
+from finetune_operator.observation import Attempt, Observation, WorkerState
 from finetune_operator.planning import Plan, PlanError
 from finetune_operator.resource import Mode, Qwen3FineTune
 from finetune_operator.settings import Settings
@@ -134,14 +134,20 @@ def _next_attempt(status: Status, view: View) -> tuple[Action, ...]:
     return (StartAttempt(max(numbers, default=0) + 1),)
 
 
+def _has_running_worker(observation: Observation) -> bool:
+    newest = observation.current
+    return newest is not None and any(worker.state is WorkerState.RUNNING for worker in newest.workers)
+
+
 def _next_look(status: Status, actions: tuple[Action, ...], view: View) -> float | None:
     settings, looks = view.settings, []
     is_ending = any(record.ended_at and not record.decision for record in status.attempts)
     if is_ending or any(isinstance(action, StopAttempt) for action in actions):
         looks.append(_ENDING_LOOK_SECONDS)
     if status.completion_time is None:
-        is_idle = view.run.spec.suspend and not actions and is_at_rest(view)
-        looks.append(settings.resync_seconds if is_idle else settings.progress_interval_seconds)
+        # rank 0 has to be asked; of everything else the backend's own events tell
+        has_progress = has_undecided_attempt(status) and _has_running_worker(view.observation)
+        looks.append(settings.progress_interval_seconds if has_progress else settings.resync_seconds)
         if (deadline := deadline_at(status, view)) is not None:
             looks.append(deadline - view.now)
     elif (ttl_seconds := view.run.spec.scheduling.ttl_seconds_after_finished) is not None:

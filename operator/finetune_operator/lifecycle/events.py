@@ -26,8 +26,8 @@ def _preparation(old: Status, new: Status) -> Iterator[Event]:
         yield Event(reason="Prepared", message=prepared)
     known = {failure.started_at for failure in old.preparation_failures}
     for failure in new.preparation_failures:
-        if failure.started_at not in known:
-            message = f"{failure.cause}: {failure.message}; decision: {failure.decision}"
+        if failure.started_at not in known and failure.decision != Verdict.GIVE_UP:
+            message = f"it is tried again after {failure.cause}: {failure.message}"
             yield Event(reason="PreparationFailed", message=message, is_warning=True)
 
 

@@ -69,6 +69,10 @@ CAUSES = {
         attempt(is_failed=True, job_message="Pod a/b has condition DisruptionTarget matching FailJob rule at index 0"),
         Cause.DISRUPTION,
     ),
+    "the queue took it back": (
+        attempt(worker(0, FAILED, exit_code=137), worker(1, FAILED, exit_code=137), is_suspended_by_queue=True),
+        Cause.DISRUPTION,
+    ),
     "nobody explains it": (attempt(is_failed=True), Cause.INFRASTRUCTURE),
 }
 

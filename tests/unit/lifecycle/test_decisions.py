@@ -122,6 +122,14 @@ def test_it_runs_once_a_step_is_done_and_not_before():
     assert (story.status.progress.eta, story.status.progress.tokens_per_second) == ("1h12m", 1000)
 
 
+def test_rank_0_is_asked_often_and_a_queued_run_seldom():
+    story = Story()
+    assert story.see().next_look_seconds == SETTINGS.resync_seconds
+    waiting = attempt(worker(0, WAITING, waiting_reason="Unschedulable"), worker(1, WAITING))
+    assert story.see(waiting).next_look_seconds == SETTINGS.resync_seconds
+    assert story.see(trained()).next_look_seconds == SETTINGS.progress_interval_seconds
+
+
 def test_a_resumed_attempt_runs_only_when_it_has_done_a_step_of_its_own():
     story = Story()
     story.see(trained(number=2, step=50, resumed_from_step=50))
@@ -347,6 +355,16 @@ def test_time_in_the_queue_is_no_hang():
     story.see(attempt(), after=61)
     assert story.status.attempts[0].cause == "Hang"
     assert "rank 0 has told of no progress in 1m" in story.status.attempts[0].message
+
+
+def test_a_run_that_its_queue_takes_back_queues_again_at_no_cost():
+    story = Story()
+    story.see(trained())
+    evicted = attempt(num_nodes=2, workers=(), is_suspended_by_queue=True)
+    decision = story.see(evicted, after=5)
+    assert decision.actions == (StopAttempt(1, force=True),)
+    assert (story.status.attempts[0].cause, story.status.attempts[0].decision) == ("Disruption", "RetryUncounted")
+    assert story.see(after=5).actions == (StartAttempt(2),)
 
 
 def test_workers_that_vanish_without_a_trace_count_as_failed():

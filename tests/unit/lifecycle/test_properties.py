@@ -28,6 +28,7 @@ MOVES = st.one_of(
     st.tuples(st.just("step"), st.integers(0, 60), st.sampled_from(list(Stage))),
     st.tuples(st.just("silence")),
     st.tuples(st.just("job fails")),
+    st.tuples(st.just("queue"), st.booleans()),
     st.tuples(st.just("done")),
     st.tuples(st.just("vanish")),
     st.tuples(st.just("prepared")),
@@ -67,6 +68,8 @@ def attempt_after(attempt, move, now):
             return dataclasses.replace(attempt, progress=said, progress_seen_at=now)
         case ("silence",):
             return dataclasses.replace(attempt, progress=None, progress_seen_at=None)
+        case ("queue", holds_back):
+            return dataclasses.replace(attempt, is_suspended_by_queue=holds_back)
         case ("job fails",):
             return dataclasses.replace(attempt, is_failed=any(worker.state is FAILED for worker in workers))
         case ("done",) if all(worker.state is WorkerState.RUNNING for worker in workers):

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from finetune_operator.planning import PlanError
@@ -80,7 +80,6 @@ def test_steps_of_a_run(sequences: int, samples: int, epochs: float, max_steps: 
     assert total_steps(report(sequences=sequences), training(samples, epochs, max_steps)) == expected
 
 
-@settings(deadline=None)  # the first example imports torch
 @given(
     sequences=st.integers(1, 100_000),
     samples=SAMPLES,

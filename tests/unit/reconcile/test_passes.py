@@ -30,7 +30,7 @@ def test_the_status_is_written_before_anything_is_made():
     result = passed(cluster)
     assert cluster.writes == ["status", "start preparation"]
     assert result.was_written
-    assert result.next_look_seconds == cluster.settings.progress_interval_seconds
+    assert result.next_look_seconds == cluster.settings.resync_seconds, "the preparation's end is an event"
 
 
 def test_second_pass_writes_nothing():

@@ -20,24 +20,24 @@ from finetune_trainer.model import (
     set_dtypes,
     trained_parameters,
 )
-from finetune_trainer.optim import LossScale, Update, adamw, apply_update
+from finetune_trainer.optim import LossScale, Update, adamw, apply_update, decaying_names, moments
 from finetune_trainer.strategies import SavedState, Trained
 
 
 def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: World) -> "DdpEngine":
     """Trained weights in fp32, frozen ones in the compute dtype; products run under autocast."""
     dtype = COMPUTE_DTYPE[config.precision]
+    decaying = decaying_names(model)
     set_dtypes(model, trained=torch.float32, frozen=dtype)
     materialise(model, initial, world.device)
     move_buffers(model, world.device)
     module: nn.Module = model
     if world.size > 1:
         module = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
-    trained = [parameter for _, parameter in trained_parameters(model)]
     return DdpEngine(
         model=model,
         module=module,
-        optimizer=adamw(trained, config.optimizer, fused=True),
+        optimizer=adamw(model, decaying, config.optimizer),
         loss_scale=LossScale.of(config.precision),
         dtype=dtype,
         world=world,
@@ -89,13 +89,9 @@ class DdpEngine:
     def trained(self) -> Iterator[Trained]:
         """They are whole on every rank."""
         for name, parameter in trained_parameters(self.model):
-            state = self.optimizer.state.get(parameter, {})
-            zeros = torch.zeros_like(parameter, device="cpu")
+            exp_avg, exp_avg_sq = moments(self.optimizer, parameter)
             yield Trained(
-                name=name,
-                weight=parameter.detach().cpu(),
-                exp_avg=state.get("exp_avg", zeros).cpu(),
-                exp_avg_sq=state.get("exp_avg_sq", zeros).cpu(),
+                name=name, weight=parameter.detach().cpu(), exp_avg=exp_avg.cpu(), exp_avg_sq=exp_avg_sq.cpu()
             )
 
     def restore(self, saved: SavedState) -> None:

@@ -28,7 +28,7 @@ from finetune_trainer.model import (
     set_dtypes,
     trained_parameters,
 )
-from finetune_trainer.optim import LossScale, Update, adamw, set_learning_rate
+from finetune_trainer.optim import LossScale, Update, adamw, decaying_names, set_learning_rate
 from finetune_trainer.strategies import SavedState, Trained
 
 if not torch.cuda.is_available():
@@ -54,14 +54,14 @@ def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: W
     deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False, dist_init_required=False)
     generated = engine_config(config)
     dtype = COMPUTE_DTYPE[config.precision]
+    decaying = decaying_names(model)
     set_dtypes(model, trained=dtype, frozen=dtype)
     if config.parallelism.stage == 3:
         _materialise_in_parts(model, initial, config.parallelism, generated, world)
     else:
         materialise(model, initial, world.device)
     move_buffers(model, world.device)
-    trained = [parameter for _, parameter in trained_parameters(model)]
-    optimizer = adamw(trained, config.optimizer, fused=True)
+    optimizer = adamw(model, decaying, config.optimizer)
     module, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=generated, dist_init_required=False)
     engine = DeepSpeedEngine(
         model=model,

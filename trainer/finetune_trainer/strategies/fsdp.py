@@ -21,7 +21,7 @@ from finetune_trainer.model import (
     set_dtypes,
     trained_parameters,
 )
-from finetune_trainer.optim import LossScale, Update, adamw, apply_update
+from finetune_trainer.optim import LossScale, Update, adamw, apply_update, decaying_names, moments
 from finetune_trainer.strategies import SavedState, Trained
 
 
@@ -29,15 +29,15 @@ def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: W
     """Cut the skeleton first and read then: no rank ever holds more than its own rows and the layer at work."""
     assert isinstance(config.parallelism, FsdpParallelism)
     dtype = COMPUTE_DTYPE[config.precision]
+    decaying = decaying_names(model)
     set_dtypes(model, trained=torch.float32, frozen=dtype)
     offload = config.parallelism.cpu_offload and world.device.type != "cpu"
     _shard(model, config.parallelism.reshard_after_forward, dtype, world, offload=offload)
     _materialise(model, initial, torch.device("cpu") if offload else world.device, world)
-    trained = [parameter for _, parameter in trained_parameters(model)]
     return FsdpEngine(
         model=model,
         module=model,
-        optimizer=adamw(trained, config.optimizer, fused=True),
+        optimizer=adamw(model, decaying, config.optimizer),
         loss_scale=LossScale.of(config.precision),
         world=world,
         max_norm=config.optimizer.max_grad_norm,
@@ -129,14 +129,9 @@ class FsdpEngine:
         """Gathered one at a time."""
         self._reshard()
         for name, parameter in trained_parameters(self.model):
-            state = self.optimizer.state.get(parameter, {})
-            zeros = torch.zeros_like(parameter.detach())
-            yield Trained(
-                name=name,
-                weight=_whole(parameter.detach()).cpu(),
-                exp_avg=_whole(state.get("exp_avg", zeros)).cpu(),
-                exp_avg_sq=_whole(state.get("exp_avg_sq", zeros)).cpu(),
-            )
+            exp_avg, exp_avg_sq = (_whole(each).cpu() for each in moments(self.optimizer, parameter))
+            weight = _whole(parameter.detach()).cpu()
+            yield Trained(name=name, weight=weight, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
     @torch.no_grad()
     def restore(self, saved: SavedState) -> None:

@@ -64,14 +64,13 @@ class KubernetesBackend:
     async def observe(self, run: Qwen3FineTune) -> Observation:
         """From the store, but for claims of others, warnings about what is stuck, and rank 0's progress."""
         key = _key(run)
-        jobs, live = self._jobs(run), self._pods(run)
+        jobs, live = self._jobs(run), self._pods(run, self._store.children(PODS, key))
+        departed = self._pods(run, self._store.departed(key))
         complaints = await self._complaints_about(jobs, live)
         claims = await self._claims.look(run, key)
         return Observation(
             preparation=observe.preparation(jobs, live, complaints),
-            attempts=observe.attempts(
-                jobs, (*live, *self._store.departed(key)), complaints, await self._progress.look(key, live)
-            ),
+            attempts=observe.attempts(jobs, (*live, *departed), complaints, await self._progress.look(key, live)),
             unbound_claims=claims.unbound,
             missing_claims=claims.missing,
             output_claim=manifests.output_claim_name(run),
@@ -101,7 +100,7 @@ class KubernetesBackend:
     async def stop_attempt(self, run: Qwen3FineTune, number: int, *, force: bool) -> None:
         """The attempt's Job goes. With `force` its pods go first, without grace."""
         if force:
-            for pod in self._pods(run):
+            for pod in self._pods(run, self._store.children(PODS, _key(run))):
                 if pods.attempt_number(pod) == number:
                     await self._delete(PODS, pod, grace_seconds=0)
         await self._delete_job(run, names.attempt_job(run.metadata.name, number))
@@ -139,17 +138,15 @@ class KubernetesBackend:
         jobs = self._store.children(JOBS, _key(run))
         return tuple(job for job in jobs if observe.is_owned_by(job, run.metadata.uid))
 
-    def _pods(self, run: Qwen3FineTune) -> tuple[Object, ...]:
-        """Pods of the run itself; a pod that is older than the run was a namesake's."""
-        live = self._store.children(PODS, _key(run))
-        return tuple(
-            pod for pod in live if pod["metadata"]["creationTimestamp"] >= (run.metadata.creation_timestamp or "")
-        )
+    def _pods(self, run: Qwen3FineTune, of_name: tuple[Object, ...]) -> tuple[Object, ...]:
+        """Those of the run itself: a pod that is older than the run was a namesake's."""
+        born = run.metadata.creation_timestamp or ""
+        return tuple(pod for pod in of_name if pod["metadata"]["creationTimestamp"] >= born)
 
     async def _complaints_about(self, jobs: tuple[Object, ...], live: tuple[Object, ...]) -> dict[str, str]:
         found = {}
         for job in jobs:
-            if observe.lacks_pods(job, live) and (message := await self._complaints.about(job)):
+            if observe.lacks_pods(job, live) and (message := await self._complaints.about(JOBS, job)):
                 found[job["metadata"]["uid"]] = message
         return found
 

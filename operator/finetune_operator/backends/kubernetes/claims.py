@@ -59,7 +59,7 @@ class Claims:
         return claim
 
     async def _state(self, claim: Object) -> ClaimState:
-        message = await self._complaints.about(claim)
+        message = await self._complaints.about(CLAIMS, claim)
         if message is None and claim.get("status", {}).get("phase") == "Lost":
             message = "its volume is lost"
         return ClaimState(name=claim["metadata"]["name"], is_bound=False, message=message)

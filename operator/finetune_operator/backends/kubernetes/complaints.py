@@ -1,15 +1,19 @@
 """What Kubernetes complains of: the newest event of that kind about an object that is not coming along.
 
 Only events say why a Job has no pods (`exceeded quota`) or why a claim has no volume, and no watch of ours brings them:
-there are too many in a cluster. They are asked for by object, rarely, and only while something is stuck.
+there are too many in a cluster. They are asked for while something is stuck, and then for all that is stuck in the
+namespace together: the API server has no index for events and reads them all however narrow the question.
 """
 
+import asyncio
 import logging
+import math
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from finetune_operator.backends.kubernetes import pods
 from finetune_operator.backends.kubernetes.client import Api, ApiError, Object
-from finetune_operator.backends.kubernetes.kinds import EVENTS
+from finetune_operator.backends.kubernetes.kinds import EVENTS, Kind
 
 FRESH_SECONDS = 10.0
 PATIENCE_SECONDS = 2.0
@@ -19,34 +23,45 @@ MAX_LENGTH = 500
 logger = logging.getLogger(__name__)
 
 
+@dataclass(slots=True)
+class _Asked:
+    """One answer, and the lock that makes passes wait for it instead of asking once more."""
+
+    at: float = -math.inf
+    newest: dict[str, Object] = field(default_factory=dict)
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
 class Complaints:
-    """The newest complaints, each kept for FRESH_SECONDS."""
+    """The newest complaints by namespace and kind of object, each answer kept for FRESH_SECONDS."""
 
     def __init__(self, api: Api, clock: Callable[[], float]) -> None:
         self._api = api
         self._clock = clock
-        self._kept: dict[str, tuple[float, str | None]] = {}
+        self._asked: dict[tuple[str, Kind], _Asked] = {}
 
-    async def about(self, item: Object) -> str | None:
+    async def about(self, kind: Kind, item: Object) -> str | None:
         """What was complained of last; None: nothing, or it cannot be known."""
-        uid, now = item["metadata"]["uid"], self._clock()
-        if now - pods.created_at(item) < PATIENCE_SECONDS:
-            return None
-        self._kept = {key: kept for key, kept in self._kept.items() if now - kept[0] < FRESH_SECONDS}
-        if uid not in self._kept:
-            self._kept[uid] = (now, await self._ask(item))
-        return self._kept[uid][1]
-
-    async def _ask(self, item: Object) -> str | None:
         metadata = item["metadata"]
-        fields = f"involvedObject.uid={metadata['uid']}"
-        try:
-            events, _ = await self._api.list_all(EVENTS, metadata["namespace"], fields=fields)
-        except ApiError as error:
-            logger.warning("cannot ask why %s does not come along: %s", metadata["name"], error)
+        if self._clock() - pods.created_at(item) < PATIENCE_SECONDS:
             return None
-        newest = max(filter(_is_complaint, events), key=_last_seen, default=None)
+        asked = self._asked.setdefault((metadata["namespace"], kind), _Asked())
+        async with asked.lock:
+            if self._clock() - asked.at > FRESH_SECONDS:
+                asked.newest = await self._ask(kind, metadata["namespace"])
+                asked.at = self._clock()
+        newest = asked.newest.get(metadata["uid"])
         return newest.get("message", "")[:MAX_LENGTH] if newest else None
+
+    async def _ask(self, kind: Kind, namespace: str) -> dict[str, Object]:
+        """The newest complaint about every object of that kind, by its uid."""
+        try:
+            events, _ = await self._api.list_all(EVENTS, namespace, fields=f"involvedObject.kind={kind.name}")
+        except ApiError as error:
+            logger.warning("cannot ask why %s in namespace %s do not come along: %s", kind.plural, namespace, error)
+            return {}
+        complaints = sorted(filter(_is_complaint, events), key=_last_seen)
+        return {event["involvedObject"]["uid"]: event for event in complaints if "uid" in event["involvedObject"]}
 
 
 def _is_complaint(event: Object) -> bool:

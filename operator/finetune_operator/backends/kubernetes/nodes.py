@@ -48,4 +48,4 @@ class Nodes:
 
 
 def _offers(node: Object, resource: str) -> bool:
-    return node.get("status", {}).get("allocatable", {}).get(resource, "0") != "0"
+    return bool(node.get("status", {}).get("allocatable", {}).get(resource, "0") != "0")

@@ -43,8 +43,8 @@ class LocalBackend:
         self._cache_dir = cache_dir.absolute()
         self._machine = machine
         self._environment = dict(environment)
-        self.on_event: Callable[[str], None] = _nobody
-        """Told of every event, in a line."""
+        self.on_event: Callable[[str, str], None] = _nobody
+        """Told of every event: reason and message."""
 
     def folder(self, run: Addressed) -> RunFolder:
         """Where `run` keeps everything."""
@@ -78,9 +78,7 @@ class LocalBackend:
 
     async def clear_preparation(self, run: Qwen3FineTune) -> None:
         """No process of the preparation is left, and nothing tells of it but its log."""
-        await asyncio.to_thread(processes.kill_all, observe.prepare_mark(run.metadata.uid))
-        observe.forget(self.folder(run).prepare)
-        (self.folder(run).prepare / "started.json").unlink(missing_ok=True)
+        await asyncio.to_thread(self.forget_preparation, self.folder(run), run.metadata.uid)
 
     async def start_attempt(self, run: Qwen3FineTune, plan: Plan, config: RunConfig) -> None:
         """A launcher runs for every node of the attempt. One that was begun and not finished is begun anew."""
@@ -116,13 +114,21 @@ class LocalBackend:
     async def publish_event(self, run: Addressed, *, reason: str, message: str, is_warning: bool) -> None:
         """The run's log of events has it, and the listener is told."""
         with open(self.folder(run).events_file, "a", encoding="utf-8") as events:
-            events.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {reason}: {message}\n")
-        self.on_event(f"{'!' if is_warning else '·'} {reason}: {message}")
+            kind = "Warning" if is_warning else "Normal"
+            events.write(f"{time.strftime('%Y-%m-%dT%H:%M:%S%z')} {kind} {reason}: {message}\n")
+        self.on_event(reason, message)
 
     async def delete_run(self, run: Qwen3FineTune) -> None:
         """The run is forgotten; what it left behind stays."""
         self.folder(run).status_file.unlink(missing_ok=True)
         self.folder(run).resource_file.unlink(missing_ok=True)
+
+    @staticmethod
+    def forget_preparation(folder: RunFolder, uid: str) -> None:
+        """`clear_preparation` of the run with this folder and uid."""
+        processes.kill_all(observe.prepare_mark(uid))
+        observe.forget(folder.prepare)
+        (folder.prepare / "started.json").unlink(missing_ok=True)
 
     def _observe(self, run: Qwen3FineTune) -> Observation:
         folder, uid = self.folder(run), run.metadata.uid
@@ -141,7 +147,7 @@ class LocalBackend:
         processes.start(command, folder.node(node), environment, f"{mark}{node}")
 
 
-def _nobody(_event: str) -> None:
+def _nobody(_reason: str, _message: str) -> None:
     return None
 
 

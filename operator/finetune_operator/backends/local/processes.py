@@ -1,6 +1,6 @@
 """Worker processes on this machine: started with a mark in their environment, and found again by it.
 
-The mark survives what process ids do not: a new `qft`, a killed supervisor, ranks in sessions of their own. Whatever
+The mark survives what process ids do not: a new `qft`, a killed supervisor, ranks outside every process group. Whatever
 carries a run's mark belongs to the run, down to the last grandchild.
 """
 

@@ -24,18 +24,21 @@ def main(arguments: list[str]) -> None:
     if os.fork():
         return
     os.setsid()
+    with open(folder / OUTPUT_FILE, "ab") as output:
+        # the caller's own output must not stay open for as long as the worker lives: `qft run | tee` would hang on it
+        os.dup2(output.fileno(), sys.stdout.fileno())
+        os.dup2(output.fileno(), sys.stderr.fileno())
     _write(folder / PID_FILE, str(os.getpid()))
-    exit_code = _watched(folder, command)
+    exit_code = _watched(command)
     # as a shell counts: 128 + the signal's number
     _write(folder / EXIT_FILE, json.dumps({"exit_code": exit_code if exit_code >= 0 else 128 - exit_code}))
     os._exit(0)
 
 
-def _watched(folder: Path, command: list[str]) -> int:
+def _watched(command: list[str]) -> int:
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stops.append(number))
-    with open(folder / OUTPUT_FILE, "ab") as output:
-        worker = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+    worker = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     while True:
         if stops:
             worker.terminate()

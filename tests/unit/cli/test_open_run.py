@@ -5,7 +5,7 @@ import pytest
 from finetune_operator.backends.local import Gpu, LocalBackend, Machine
 from finetune_operator.backends.local.machine import visible
 from finetune_operator.cli.documents import read_documents
-from finetune_operator.cli.session import SessionError, held, opened, with_workers
+from finetune_operator.cli.open_run import RunRefusedError, held, opened, with_workers
 from finetune_operator.lifecycle import text
 from finetune_operator.status import AttemptStatus, FailureStatus, Phase, Status
 from support.runs import START, run
@@ -54,7 +54,7 @@ def failed(*attempts) -> Status:
     )
 
 
-def test_a_run_keeps_its_uid_from_session_to_session(backend):
+def test_a_run_keeps_its_uid_from_command_to_command(backend):
     first, second = opened(run(), backend, TOKEN), opened(run(), backend, TOKEN)
     assert first.run.metadata.uid == second.run.metadata.uid != ""
 
@@ -72,7 +72,7 @@ def test_a_run_that_failed_before_training_begins_anew(backend):
 
 def test_what_is_trained_cannot_change_under_way(backend):
     remembered(backend, Status(attempts=(ATTEMPT,)))
-    with pytest.raises(SessionError, match=r"spec\.training\.seed was 42 and is 7"):
+    with pytest.raises(RunRefusedError, match=r"spec\.training\.seed was 42 and is 7"):
         opened(run(training={"seed": 7}), backend, TOKEN)
 
 
@@ -87,18 +87,18 @@ def test_before_training_everything_can_change(backend):
 
 
 def test_a_secret_is_read_from_the_hubs_own_variable(backend):
-    with pytest.raises(SessionError, match=r"spec\.model\.tokenSecret: .* HF_TOKEN, and it is not set"):
+    with pytest.raises(RunRefusedError, match=r"spec\.model\.tokenSecret: .* HF_TOKEN, and it is not set"):
         opened(run(), backend, {})
 
 
-def test_two_sessions_cannot_look_after_the_same_run(backend):
+def test_two_commands_cannot_look_after_the_same_run(backend):
     folder = backend.folder(run())
-    with held(folder), pytest.raises(SessionError, match="another qft"), held(folder):
+    with held(folder), pytest.raises(RunRefusedError, match="another qft"), held(folder):
         pass
 
 
 def test_a_suspended_resource_is_not_run(backend):
-    with pytest.raises(SessionError, match="suspend"):
+    with pytest.raises(RunRefusedError, match="suspend"):
         opened(run(suspend=True), backend, TOKEN)
 
 
@@ -107,7 +107,7 @@ def test_without_a_gpu_the_ranks_are_cpu_workers(document):
 
 
 def test_fewer_gpus_than_asked_for_are_refused_with_the_legal_numbers(document):
-    with pytest.raises(SessionError, match=r"4 GPUs are asked for, and this machine has 3; with --workers 1, 2 the"):
+    with pytest.raises(RunRefusedError, match=r"4 GPUs are asked for, and this machine has 3; with --workers 1, 2 the"):
         with_workers(document, None, Machine(gpus=GPUS, cpus=8))
 
 
@@ -117,7 +117,7 @@ def test_workers_keeps_the_global_batch(document):
 
 
 def test_a_number_of_workers_that_does_not_divide_the_batch_is_refused(document):
-    with pytest.raises(SessionError, match=r"--workers 3: .*16"):
+    with pytest.raises(RunRefusedError, match=r"--workers 3: .*16"):
         with_workers(document, 3, Machine(gpus=GPUS, cpus=8))
 
 

@@ -13,7 +13,7 @@ from finetune_operator.cli.documents import Document, parsed
 from finetune_operator.lifecycle import reopened, text
 from finetune_operator.resource import InvalidResourceError, Qwen3FineTune, parse_resource
 from finetune_operator.settings import Limits, Settings
-from finetune_operator.status import Phase, Status
+from finetune_operator.status import Status
 
 LOOK_SECONDS = 0.5
 """How often the run is looked at."""
@@ -22,19 +22,19 @@ _FREE_TO_CHANGE = ("suspend", "mode", "scheduling", "recovery", "resources", "st
 """Blocks of the spec that do not decide what is trained."""
 
 
-class SessionError(ValueError):
+class RunRefusedError(ValueError):
     """The run cannot be worked on here; the text says what would work."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Session:
+class OpenRun:
     """One run, ready to be driven."""
 
     run: Qwen3FineTune
     folder: RunFolder
     settings: Settings
     earlier: Status
-    """As the last session left it."""
+    """As the last command left it."""
 
     def body(self, *, is_suspended: bool) -> dict[str, Any]:
         """The whole resource as a pass takes it; `is_suspended`: the user has asked for a stop."""
@@ -45,7 +45,7 @@ class Session:
 
 
 def with_workers(document: Document, workers: int | None, machine: Machine) -> Qwen3FineTune:
-    """The run in `document` with so many ranks on this machine. Raises DocumentError, SessionError.
+    """The run in `document` with so many ranks on this machine. Raises DocumentError, RunRefusedError.
 
     The global batch stays as it is, so the optimisation does, too.
     """
@@ -56,46 +56,46 @@ def with_workers(document: Document, workers: int | None, machine: Machine) -> Q
         try:
             run = parse_resource({**document.body, "spec": {**spec, "parallelism": parallelism}})
         except InvalidResourceError as error:
-            raise SessionError(f"--workers {workers}: {error}") from None
+            raise RunRefusedError(f"--workers {workers}: {error}") from None
     ranks, samples = run.spec.parallelism.world_size, run.spec.training.global_batch.samples
     if machine.gpus and ranks > len(machine.gpus):
         legal = ", ".join(str(count) for count in range(1, len(machine.gpus) + 1) if samples % count == 0)
-        raise SessionError(
+        raise RunRefusedError(
             f"spec.parallelism: {ranks} GPUs are asked for, and this machine has {len(machine.gpus)}; with --workers "
             f"{legal} the global batch of {samples} stays as it is"
         )
     return run
 
 
-def opened(run: Qwen3FineTune, backend: LocalBackend, environment: Mapping[str, str]) -> Session:
-    """`run`, held against what its folder knows. Raises SessionError when it may not go on as it is written now."""
+def opened(run: Qwen3FineTune, backend: LocalBackend, environment: Mapping[str, str]) -> OpenRun:
+    """`run`, held against what its folder knows. Raises RunRefusedError when it may not go on as it is written now."""
     if run.spec.suspend:
-        raise SessionError("spec.suspend: true; set it to false to run it here (Ctrl-C saves and stops)")
+        raise RunRefusedError("spec.suspend: true; set it to false to run it here (Ctrl-C saves and stops)")
     if missing := missing_secrets(run, environment):
-        raise SessionError("\n".join(missing))
+        raise RunRefusedError("\n".join(missing))
     folder = backend.folder(run)
     stored, status = read_json(folder.resource_file), Status.model_validate(read_json(folder.status_file) or {})
-    if stored is None:
-        identity: dict[str, str | None] = {"uid": str(uuid.uuid4()), "creation_timestamp": text.timestamp(time.time())}
-    else:
+    uid = str(uuid.uuid4())
+    if stored is not None:
         before = parse_resource(stored)
-        identity = {"uid": before.metadata.uid, "creation_timestamp": before.metadata.creation_timestamp}
-        status = _carried_over(status, before, run, folder)
+        uid, status = before.metadata.uid, _carried_over(status, before, run, folder)
+    # every command waits for the first step anew: what lies between two of them is nobody's delay
+    identity = {"uid": uid, "creation_timestamp": text.timestamp(time.time())}
     run = run.model_copy(update={"metadata": run.metadata.model_copy(update=identity)})
     write_json(folder.resource_file, run.model_dump(mode="json", by_alias=True))
     write_json(folder.status_file, status.to_body())
-    return Session(run=run, folder=folder, settings=_settings(run), earlier=status)
+    return OpenRun(run=run, folder=folder, settings=_settings(run), earlier=status)
 
 
 @contextmanager
 def held(folder: RunFolder) -> Iterator[None]:
-    """Nobody else looks after this run meanwhile. Raises SessionError when somebody does."""
+    """Nobody else looks after this run meanwhile. Raises RunRefusedError when somebody does."""
     folder.path.mkdir(parents=True, exist_ok=True)
     with open(folder.lock_file, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise SessionError(f"{folder.path}: another qft looks after this run already") from None
+            raise RunRefusedError(f"{folder.path}: another qft looks after this run already") from None
         yield
 
 
@@ -104,9 +104,12 @@ def _carried_over(status: Status, before: Qwen3FineTune, now: Qwen3FineTune, fol
     changed = changed_fields(before, now)
     if not status.attempts:
         # nothing was trained yet; what was prepared is found again in the cache by its content
-        return Status() if changed or status.failure or status.phase is Phase.SUCCEEDED else status
+        if not changed and status.completion_time is None:
+            return status
+        LocalBackend.forget_preparation(folder, before.metadata.uid)
+        return Status()
     if changed:
-        raise SessionError(
+        raise RunRefusedError(
             f"{folder.path} holds a run that was started with other settings: {'; '.join(changed)}. Change "
             "metadata.name to begin another run, or delete that folder to begin this one anew"
         )

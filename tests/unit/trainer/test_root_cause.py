@@ -1,0 +1,77 @@
+"""Which of several ranks' ends explains the others, and what an error is called."""
+
+import errno
+
+import pytest
+import torch
+
+from finetune_contract import ExitCode, Failure, Outcome
+from finetune_trainer.failures import NotANumberError, UserError, failure_of
+from finetune_trainer.launch import root_cause
+
+
+def failed(code: ExitCode, reason: str, rank: int) -> Outcome:
+    return Outcome(exit_code=code, failure=Failure(exit_code=code, reason=reason, message=reason, rank=rank))
+
+
+PEER_LOST = failed(ExitCode.INFRASTRUCTURE, "PeerLost", 0)
+DISK_FULL = failed(ExitCode.USER_ERROR, "DiskFull", 1)
+PREEMPTED = Outcome(exit_code=ExitCode.PREEMPTED, step=3)
+
+
+def test_a_rank_s_own_failure_explains_its_peers() -> None:
+    assert root_cause([PEER_LOST, DISK_FULL], {0: 67, 1: 64}, RuntimeError()) == DISK_FULL
+
+
+def test_a_kill_explains_a_broken_connection() -> None:
+    found = root_cause([PEER_LOST], {1: -9, 0: 67}, RuntimeError())
+    assert found.exit_code is ExitCode.INFRASTRUCTURE
+    assert found.failure is not None
+    assert (found.failure.reason, found.failure.rank) == ("RankKilled", 1)
+    assert "rank 1 was ended by SIGKILL" in found.failure.message
+
+
+def test_the_agent_s_own_kill_explains_nothing() -> None:
+    assert root_cause([DISK_FULL], {1: 64, 0: -9}, RuntimeError()) == DISK_FULL
+
+
+def test_a_broken_connection_alone_came_from_another_node() -> None:
+    assert root_cause([PEER_LOST], {0: 67}, RuntimeError()) == PEER_LOST
+
+
+def test_no_ranks_at_all_is_a_failed_rendezvous() -> None:
+    found = root_cause([], {}, TimeoutError("store"))
+    assert found.failure is not None
+    assert (found.exit_code, found.failure.reason) == (ExitCode.INFRASTRUCTURE, "RendezvousFailed")
+
+
+def test_a_rank_that_ends_without_a_word_is_a_bug() -> None:
+    found = root_cause([PREEMPTED], {1: 1, 0: 75}, RuntimeError())
+    assert found.exit_code is ExitCode.UNEXPECTED
+
+
+def test_all_preempted_is_preempted() -> None:
+    assert root_cause([PREEMPTED, PREEMPTED], {0: 75, 1: 75}, RuntimeError()) == PREEMPTED
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "reason"),
+    [
+        (UserError("TargetNotFound", "no"), ExitCode.USER_ERROR, "TargetNotFound"),
+        (NotANumberError("loss"), ExitCode.NOT_A_NUMBER, "NotANumber"),
+        (OSError(errno.ENOSPC, "full"), ExitCode.USER_ERROR, "DiskFull"),
+        (RuntimeError("gloo: Connection closed by peer [127.0.0.1]:1"), ExitCode.INFRASTRUCTURE, "PeerLost"),
+        (KeyError("x"), ExitCode.UNEXPECTED, "KeyError"),
+    ],
+    ids=lambda value: value.name if isinstance(value, ExitCode) else type(value).__name__,
+)
+def test_an_error_has_its_exit_code(error: Exception, code: ExitCode, reason: str) -> None:
+    failure = failure_of(error, rank=3, step=7)
+    assert (failure.exit_code, failure.reason, failure.rank, failure.step) == (code, reason, 3, 7)
+
+
+def test_an_out_of_memory_error_tells_what_was_asked_for() -> None:
+    error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of ...")
+    failure = failure_of(error, rank=0, step=1)
+    assert failure.exit_code is ExitCode.OUT_OF_MEMORY
+    assert failure.requested_bytes == int(2.5 * 2**30)
