@@ -6,16 +6,18 @@ No mask tensor exists. Where documents begin is known on the CPU before the forw
 device. Registered with transformers' AttentionInterface under the name ATTENTION.
 """
 
+import inspect
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface, AttentionMaskInterface
-
-from finetune_trainer.data.batch import MicroBatch
 
 ATTENTION = "documents"
 
@@ -28,12 +30,6 @@ class Documents:
     offsets_N1: Tensor
     """The same on the device, int32."""
     longest: int
-
-
-def documents_of(micro: MicroBatch, device: torch.device) -> Documents:
-    """Made once per micro-batch and handed to every layer."""
-    offsets_N1 = torch.tensor(micro.document_offsets, dtype=torch.int32).to(device, non_blocking=True)
-    return Documents(micro.document_offsets, offsets_N1, micro.longest_document)
 
 
 def attend(
@@ -62,22 +58,29 @@ def _has_kernel(value: Tensor) -> bool:
 
 
 def _varlen(query_1HTD: Tensor, key_1KTD: Tensor, value_1KTD: Tensor, documents: Documents, scaling: float) -> Tensor:
+    kernel, options = _kernel()
+    dtype = value_1KTD.dtype  # under autocast the norms of query and key hand back fp32
+    query_THD, key_TKD, value_TKD = (each[0].transpose(0, 1).to(dtype) for each in (query_1HTD, key_1KTD, value_1KTD))
+    assert math.isclose(scaling, query_THD.shape[-1] ** -0.5), "the kernel's own scaling is Qwen3's"
+    if "enable_gqa" not in options:
+        groups = query_THD.shape[1] // key_TKD.shape[1]
+        key_TKD, value_TKD = (each.repeat_interleave(groups, dim=1) for each in (key_TKD, value_TKD))
+    offsets_N1, longest = documents.offsets_N1, documents.longest
+    attended_THD: Tensor = kernel(query_THD, key_TKD, value_TKD, offsets_N1, offsets_N1, longest, longest, **options)
+    return attended_THD[None]
+
+
+@cache
+def _kernel() -> tuple[Callable[..., Tensor], dict[str, Any]]:
+    """Torch's variable-length attention and the words for `causal` and `grouped heads`, which differ by version."""
     # imported here: torch without CUDA may lack it
     from torch.nn.attention.varlen import varlen_attn
 
-    dtype = value_1KTD.dtype  # under autocast the norms of query and key hand back fp32
-    groups = query_1HTD.shape[1] // key_1KTD.shape[1]
-    query_THD = query_1HTD[0].transpose(0, 1).to(dtype)
-    # repeated rather than `enable_gqa`, which the kernel of torch 2.11 does not offer
-    key_THD = key_1KTD[0].transpose(0, 1).to(dtype).repeat_interleave(groups, dim=1)
-    value_THD = value_1KTD[0].transpose(0, 1).repeat_interleave(groups, dim=1)
-    offsets_N1 = documents.offsets_N1
-    attended_THD = varlen_attn(
-        query_THD, key_THD, value_THD, offsets_N1, offsets_N1, documents.longest, documents.longest,
-        scale=scaling, window_size=(-1, 0),
-    )  # fmt: skip
-    assert isinstance(attended_THD, Tensor)
-    return attended_THD[None]
+    known = inspect.signature(varlen_attn).parameters
+    options: dict[str, Any] = {"window_size": (-1, 0)} if "window_size" in known else {"is_causal": True}
+    if "enable_gqa" in known:
+        options["enable_gqa"] = True
+    return cast(Callable[..., Tensor], varlen_attn), options
 
 
 def _document_by_document(

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from finetune_trainer.attention import documents_of
+from finetune_trainer.attention import Documents
 from finetune_trainer.data.batch import MicroBatch
 
 
@@ -32,3 +32,9 @@ def supervised_logits(model: nn.Module, micro: MicroBatch, device: torch.device)
     )
     logits_SV: Tensor = output.logits[0]
     return logits_SV
+
+
+def documents_of(micro: MicroBatch, device: torch.device) -> Documents:
+    """Where the documents begin, made once per micro-batch and handed to every layer."""
+    offsets_N1 = torch.tensor(micro.document_offsets, dtype=torch.int32).to(device, non_blocking=True)
+    return Documents(micro.document_offsets, offsets_N1, micro.longest_document)
