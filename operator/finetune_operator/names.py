@@ -8,6 +8,8 @@ MANAGER = "qwen3-finetune-operator"
 RUN_LABEL = f"{GROUP}/run"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 ROLE_LABEL = f"{GROUP}/role"
+RUN_UID_ANNOTATION = f"{GROUP}/run-uid"
+"""On pods: which run of that name they are of. A pod may outlive its Job, which alone is owned by the run."""
 
 PREPARE_ROLE = "prepare"
 WORKER_ROLE = "worker"

@@ -87,7 +87,7 @@ def test_a_pass_over_what_is_as_it_should_be_writes_nothing(
     name = stories.make_run(control, namespace)
     stories.prepare(control, namespace, name)
     stories.start_workers(control, namespace, name, attempt=1)
-    control.wait("every worker runs", lambda: control.status(namespace, name)["attempts"][0].get("runningSince"))
+    stories.wait_running(control, namespace, name)
     control.wait("no write for a second", lambda: _is_quiet(control, namespace, 1.0))
     passes, since = _passes(operator), datetime.now(UTC)
     control.wait("more passes", lambda: _passes(operator) >= passes + 3)

@@ -1,6 +1,8 @@
 """The operator dies after each single write of a run's life, and the life always ends the same."""
 
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from finetune_operator.backends.kubernetes.client import Object
@@ -27,14 +29,14 @@ def test_a_run_lives_on_after_the_operators_death_at_any_write(control: Control)
     assert wrong == {}
 
 
-async def _lives(control: Control, settings: Settings, deaths: list[int | None]) -> list[tuple[int, Object]]:
+async def _lives(control: Control, settings: Settings, deaths: Sequence[int | None]) -> list[tuple[int, Object]]:
     async def one(death: int | None) -> tuple[int, Object]:
         namespace = await control.new_namespace()
         name = await stories.new_run(control, namespace)
         writes, status = await mortal.live_through(control.api, namespace, name, settings, death)
         return writes, await _end(control, namespace, name, status)
 
-    return await mortal.in_batches([lambda death=death: one(death) for death in deaths], AT_ONCE)
+    return await mortal.in_batches([partial(one, death) for death in deaths], AT_ONCE)
 
 
 async def _end(control: Control, namespace: str, name: str, status: Object) -> Object:

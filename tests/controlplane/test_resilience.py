@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from finetune_contract import ExitCode
 from finetune_operator.backends.kubernetes.kinds import JOBS
 from harness import ControlPlane
 from support import runs, stories
@@ -71,7 +72,7 @@ def test_what_ends_while_the_operator_is_down_is_found_when_it_is_back(
     name = stories.make_run(control, team)
     stories.prepare(control, team, name)
     stories.start_workers(control, team, name, attempt=1)
-    control.wait("every worker runs", lambda: control.status(team, name)["attempts"][0].get("runningSince"))
+    stories.wait_running(control, team, name)
     operator.kill()
     stories.end_workers(control, team, name, 1, runs.done_outcome())
     operator.start()
@@ -140,7 +141,7 @@ def test_the_rights_in_one_namespace_suffice(control: Control, start: Start, tea
     name = stories.make_run(control, team)
     stories.prepare(control, team, name)
     stories.start_workers(control, team, name, attempt=1)
-    stories.end_workers(control, team, name, 1, runs.failed_outcome(runs.ExitCode.INFRASTRUCTURE))
+    stories.end_workers(control, team, name, 1, runs.failed_outcome(ExitCode.INFRASTRUCTURE))
     control.do(control.kubelet.reap(team))
     stories.start_workers(control, team, name, attempt=2)
     stories.end_workers(control, team, name, 2, runs.done_outcome())

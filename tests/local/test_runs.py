@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -25,7 +26,7 @@ class Laptop:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def file(self, name: str, **blocks: dict) -> Path:
+    def file(self, name: str, **blocks: dict[str, Any]) -> Path:
         """The quickstart under another name and shorter, with these blocks of its spec changed."""
         resource = yaml.safe_load((EXAMPLES / "quickstart.yaml").read_text())
         resource["metadata"]["name"] = name
@@ -36,7 +37,7 @@ class Laptop:
         file.write_text(yaml.safe_dump(resource))
         return file
 
-    def start(self, *arguments: object) -> subprocess.Popen:
+    def start(self, *arguments: object) -> subprocess.Popen[str]:
         """`qft` in the background."""
         command = [sys.executable, "-c", "from finetune_operator.cli import main; main()", *map(str, arguments)]
         return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
@@ -47,13 +48,15 @@ class Laptop:
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
         return process.returncode, output
 
-    def status(self, name: str) -> dict:
+    def status(self, name: str) -> dict[str, Any]:
         """The run's status as it stands."""
-        return json.loads((self.folder / "runs" / name / "status.json").read_text())
+        status: dict[str, Any] = json.loads((self.folder / "runs" / name / "status.json").read_text())
+        return status
 
     def uid(self, name: str) -> str:
         """The run's uid, with which its processes are marked."""
-        return json.loads((self.folder / "runs" / name / "resource.json").read_text())["metadata"]["uid"]
+        resource = json.loads((self.folder / "runs" / name / "resource.json").read_text())
+        return str(resource["metadata"]["uid"])
 
     def losses(self, name: str) -> list[tuple[int, float]]:
         """Step and loss of every step that counts: of a step that was done twice, the later one."""
@@ -61,7 +64,7 @@ class Laptop:
         lines = [json.loads(line) for file in files for line in file.read_text().splitlines()]
         return sorted({line["step"]: line["loss"] for line in lines}.items())
 
-    def wait_for(self, name: str, is_true: Callable[[dict], bool]) -> None:
+    def wait_for(self, name: str, is_true: Callable[[dict[str, Any]], bool]) -> None:
         """Until the status is so."""
         deadline = time.monotonic() + PATIENCE_SECONDS
         while time.monotonic() < deadline:
@@ -71,12 +74,12 @@ class Laptop:
         pytest.fail(f"{name} never came so far: {self.status(name)}")
 
 
-def has_done(steps: int) -> Callable[[dict], bool]:
+def has_done(steps: int) -> Callable[[dict[str, Any]], bool]:
     return lambda status: status.get("progress", {}).get("step", 0) >= steps
 
 
 @pytest.fixture(scope="module")
-def laptop(tmp_path_factory) -> Laptop:
+def laptop(tmp_path_factory: pytest.TempPathFactory) -> Laptop:
     folder = tmp_path_factory.mktemp("laptop")
     subprocess.run([sys.executable, EXAMPLES / "tiny" / "make_model.py", folder / "tiny" / "model"], check=True)
     (folder / "huanhuan.json").symlink_to(EXAMPLES / "huanhuan.json")
@@ -84,7 +87,7 @@ def laptop(tmp_path_factory) -> Laptop:
 
 
 @pytest.fixture(scope="module")
-def unbroken(laptop) -> tuple[Path, str]:
+def unbroken(laptop: Laptop) -> tuple[Path, str]:
     """A run that nobody disturbs."""
     file = laptop.file("unbroken")
     code, output = laptop.run(file)
@@ -92,7 +95,7 @@ def unbroken(laptop) -> tuple[Path, str]:
     return file, output
 
 
-def test_a_run_comes_to_its_end_and_its_loss_falls(laptop, unbroken):
+def test_a_run_comes_to_its_end_and_its_loss_falls(laptop: Laptop, unbroken: tuple[Path, str]) -> None:
     _, output = unbroken
     losses = [loss for _, loss in laptop.losses("unbroken")]
     assert len(losses) == STEPS
@@ -102,7 +105,7 @@ def test_a_run_comes_to_its_end_and_its_loss_falls(laptop, unbroken):
     assert "from_pretrained" in output
 
 
-def test_the_same_command_after_the_end_says_that_it_is_done(laptop, unbroken):
+def test_the_same_command_after_the_end_says_that_it_is_done(laptop: Laptop, unbroken: tuple[Path, str]) -> None:
     file, _ = unbroken
     code, output = laptop.run(file)
     assert code == 0
@@ -111,14 +114,16 @@ def test_the_same_command_after_the_end_says_that_it_is_done(laptop, unbroken):
     assert len(laptop.status("unbroken")["attempts"]) == 1
 
 
-def test_another_learning_rate_under_the_same_name_is_refused(laptop, unbroken):
+def test_another_learning_rate_under_the_same_name_is_refused(laptop: Laptop, unbroken: tuple[Path, str]) -> None:
     code, output = laptop.run(laptop.file("unbroken", training={"maxSteps": STEPS, "learningRate": 0.1}))
     laptop.file("unbroken")
     assert code == 64
     assert "spec.training.learningRate was 0.005 and is 0.1" in output
 
 
-def test_a_run_that_is_interrupted_goes_on_and_ends_with_the_same_losses(laptop, unbroken):
+def test_a_run_that_is_interrupted_goes_on_and_ends_with_the_same_losses(
+    laptop: Laptop, unbroken: tuple[Path, str]
+) -> None:
     file = laptop.file("interrupted")
     process = laptop.start("run", file.name, "--cache", "cache")
     laptop.wait_for("interrupted", has_done(7))
@@ -135,7 +140,7 @@ def test_a_run_that_is_interrupted_goes_on_and_ends_with_the_same_losses(laptop,
     assert laptop.losses("interrupted") == laptop.losses("unbroken")
 
 
-def test_a_killed_rank_costs_one_attempt_and_no_precision(laptop, unbroken):
+def test_a_killed_rank_costs_one_attempt_and_no_precision(laptop: Laptop, unbroken: tuple[Path, str]) -> None:
     file = laptop.file("killed")
     process = laptop.start("run", file.name, "--cache", "cache")
     laptop.wait_for("killed", lambda status: status.get("checkpoint", {}).get("step", 0) >= 5)
@@ -150,7 +155,7 @@ def test_a_killed_rank_costs_one_attempt_and_no_precision(laptop, unbroken):
     assert laptop.losses("killed") == laptop.losses("unbroken")
 
 
-def test_workers_outlive_a_killed_qft_and_the_next_one_adopts_them(laptop, unbroken):
+def test_workers_outlive_a_killed_qft_and_the_next_one_adopts_them(laptop: Laptop, unbroken: tuple[Path, str]) -> None:
     file = laptop.file("adopted", parallelism={"nodes": 2, "gpusPerNode": 1})
     process = laptop.start("run", file.name, "--cache", "cache")
     laptop.wait_for("adopted", has_done(5))
@@ -163,7 +168,7 @@ def test_workers_outlive_a_killed_qft_and_the_next_one_adopts_them(laptop, unbro
     assert laptop.losses("adopted") == laptop.losses("unbroken"), "two nodes of one rank are one node of two"
 
 
-def test_bad_rows_are_refused_with_their_place_and_a_mended_file_runs(laptop):
+def test_bad_rows_are_refused_with_their_place_and_a_mended_file_runs(laptop: Laptop) -> None:
     rows = [{"instruction": "a", "input": "", "output": "b"}] * 20
     (laptop.folder / "rows.json").write_text(json.dumps([*rows, {"instruction": "no answer"}]))
     file = laptop.file("mended", dataset={"path": "rows.json"}, training={"maxSteps": 1})

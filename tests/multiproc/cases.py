@@ -49,7 +49,8 @@ _SPLITS = {"training": SEQUENCES, "validation": 5}
 
 
 def _write_split(folder: Path, count: int, vocab_size: int, random: np.random.Generator) -> tuple[int, int]:
-    packs, lengths = [], []
+    packs: list[list[int]] = []
+    lengths: list[int] = []
     for _ in range(count):
         documents = int(random.integers(1, 4))
         packs.append(list(range(len(lengths), len(lengths) + documents)))
@@ -114,7 +115,8 @@ def checkpoint_of(output: Path, step: int) -> Path:
 
 def losses(output: Path, attempt: int = 1) -> dict[int, float]:
     """Loss of each step that an attempt did."""
-    lines = (output / "attempts" / str(attempt) / "losses.jsonl").read_text().splitlines()
+    file = output / "attempts" / str(attempt) / "losses.jsonl"
+    lines = file.read_text().splitlines() if file.exists() else []
     return {line["step"]: line["loss"] for line in map(json.loads, lines)}
 
 

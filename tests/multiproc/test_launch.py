@@ -99,8 +99,9 @@ def test_preempted_twice_over_and_continued(folder: Path, model: Path, tokens: P
 
     again = run.model_copy(update={"attempt": 2})
     with launched(again) as (process, output):
-        resumed = wait_for(lambda: (now := progress(output)) and now.step > outcome.checkpoint.step and now, process)
-        assert resumed.resumed_from_step == outcome.step
+        last = outcome.checkpoint.step
+        resumed = wait_for(lambda: (now := progress(output)) and now.step > last and now, process)
+        assert resumed.resumed_from_step == last
         assert resumed.stage in set(Stage)
         process.send_signal(signal.SIGINT)
         assert ended(process, output).exit_code is ExitCode.PREEMPTED

@@ -42,20 +42,29 @@ def _stopped_and_continued(
     return whole, outcomes
 
 
-@pytest.mark.parametrize("parallelism", [{"type": "DDP"}, {"type": "FSDP", "reshard_after_forward": False}], ids=str)
+@pytest.mark.parametrize(
+    ("parallelism", "moments"),
+    [
+        ({"type": "DDP"}, MOMENTS),
+        ({"type": "FSDP", "reshard_after_forward": False}, (1, 12, 13)),
+        ({"type": "DeepSpeed", "stage": 2}, (1, 13)),
+        ({"type": "DeepSpeed", "stage": 3}, (13,)),
+    ],
+    ids=["DDP", "FSDP", "ZeRO-2", "ZeRO-3"],
+)
 def test_stopped_at_any_boundary_equals_unbroken(
-    parallelism: dict[str, Any], folder: Path, small_model: Path, small_tokens: Path
+    parallelism: dict[str, Any], moments: tuple[int, ...], folder: Path, small_model: Path, small_tokens: Path
 ) -> None:
     def run(name: str) -> RunConfig:
         # with dropout: what is random must not depend on what happened before
-        output = folder / f"stop-{parallelism['type']}-{name}"
+        output = folder / f"stop-{parallelism['type']}-{parallelism.get('stage', '')}-{name}"
         return config(
             output, small_model, small_tokens, parallelism=parallelism, batch=(1, 2, 2), max_steps=8,
             method=LORA | {"dropout": 0.2},
         )  # fmt: skip
 
-    unbroken, stopped = run("unbroken"), {moment: run(str(moment)) for moment in MOMENTS}
-    answers = on_ranks(2, _stopped_and_continued, unbroken, stopped, log=folder / f"stop-{parallelism['type']}")
+    unbroken, stopped = run("unbroken"), {moment: run(str(moment)) for moment in moments}
+    answers = on_ranks(2, _stopped_and_continued, unbroken, stopped, log=Path(f"{unbroken.output_dir}.ranks"))
     expected = losses(Path(unbroken.output_dir))
     for moment, (first, second) in answers[0][1].items():
         output = Path(stopped[moment].output_dir)

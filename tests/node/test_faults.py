@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from support.kit import SYSTEM, TEAM, Kit, finetune
+from support.kit import INPUTS, SYSTEM, TEAM, Kit, finetune
 
 STEPS = 40
 
@@ -92,7 +92,7 @@ def test_deletion_takes_every_owned_object_along(kit: Kit) -> None:
     for run in (kept, gone):
         kit.apply(run)
     for name in ("kept", "gone"):
-        kit.wait(name, lambda status: status.get("attempts"), "an attempt")
+        kit.wait(name, lambda status: bool(status.get("attempts")), "an attempt")
         kit.cluster.kubectl("-n", TEAM, "delete", "qwen3finetune", name, "--wait=false")
     deadline = time.monotonic() + 120
     while left := _owned(kit, "kept") + _owned(kit, "gone"):
@@ -108,3 +108,42 @@ def _owned(kit: Kit, name: str) -> list[str]:
     kinds = "jobs,pods,services,configmaps"
     found = kit.cluster.kubectl.json("-n", TEAM, "get", kinds, "-l", f"finetune.qwen3.io/run={name}")["items"]
     return [f"{item['kind']}/{item['metadata']['name']}" for item in found]
+
+
+BAD_DATA = {
+    "no-output": ('[\n {"instruction": "q", "output": "a"},\n {"instruction": "q"}\n]', "line 3"),
+    "broken": ('[\n {"instruction": "q", "output": "a"},\n {"instruction": "q",\n]', "line"),
+    "empty": ("[]", "no rows"),
+    "columns": ('[\n {"prompt": "q", "reply": "a"}\n]', "prompt, reply"),
+}
+
+
+@pytest.fixture(scope="module")
+def refused(kit: Kit) -> dict[str, Any]:
+    """Runs over bad data and with a bad target, all at once, and what became of them."""
+    for name, (text, _) in BAD_DATA.items():
+        (kit.volume(INPUTS) / f"{name}.json").write_text(text)
+        run = finetune(name)
+        run["spec"]["dataset"] = {"path": f"{name}.json", "maxTokens": 128}
+        kit.apply(run)
+    target = finetune("target")
+    target["spec"]["method"] = {"type": "LoRA", "lora": {"targets": ["q_prj"]}}
+    kit.apply(target)
+    return {name: kit.wait_phase(name, "Failed")["status"] for name in (*BAD_DATA, "target")}
+
+
+@pytest.mark.parametrize("name", BAD_DATA)
+def test_bad_data_is_refused_with_its_place_before_a_gpu_is_asked_for(
+    kit: Kit, refused: dict[str, Any], name: str
+) -> None:
+    prepared = next(each for each in refused[name]["conditions"] if each["type"] == "Prepared")
+    assert prepared["status"] == "False"
+    assert BAD_DATA[name][1] in prepared["message"]
+    assert kit.pods(name, role="worker") == []
+
+
+def test_a_target_that_does_not_exist_is_refused_and_a_near_one_named(kit: Kit, refused: dict[str, Any]) -> None:
+    prepared = next(each for each in refused["target"]["conditions"] if each["type"] == "Prepared")
+    assert "q_prj" in prepared["message"]
+    assert "q_proj" in prepared["message"]
+    assert kit.pods("target", role="worker") == []

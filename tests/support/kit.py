@@ -14,7 +14,13 @@ ROOT = project.ROOT
 SYSTEM = project.NAMESPACE
 TEAM = "team-a"
 INPUTS, CACHE = "inputs", "model-cache"
-VALUES = {"settings.progressIntervalSeconds": "1", "trainer.environment.OMP_NUM_THREADS": '"1"'}
+VALUES = {  # a node of two cores holds the control plane, too
+    "settings.progressIntervalSeconds": "1",
+    "trainer.environment.OMP_NUM_THREADS": '"1"',
+    "trainer.prepareCpu": "250m",
+    "trainer.prepareMemory": "4Gi",
+    "trainer.sharedMemory": "1Gi",
+}
 Run = dict[str, Any]
 
 
@@ -133,7 +139,7 @@ def finetune(name: str, **spec: Any) -> Run:
                 "cache": {"claimName": CACHE},
                 "output": {"size": "1Gi", "onDelete": "Delete"},
             },
-            "resources": {"cpuPerGpu": "500m", "memoryPerGpu": "3Gi", "gpuMemory": "80Gi"},
+            "resources": {"cpuPerGpu": "250m", "memoryPerGpu": "3Gi", "gpuMemory": "80Gi"},
             **spec,
         },
     }

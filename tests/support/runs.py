@@ -1,6 +1,6 @@
 """Resources, reports and observations as tests need them: whole, with the interesting part as an argument."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 from finetune_contract import (
     Artifact,
@@ -23,6 +23,14 @@ START = 1_700_000_000.0
 """Unix seconds at which the stories of the tests begin."""
 
 STEPS = 100
+
+T = TypeVar("T")
+
+
+def there(value: T | None) -> T:
+    """`value`, which is not None."""
+    assert value is not None
+    return value
 
 
 def body(*, generation: int = 1, nodes: int = 2, **spec: Any) -> dict[str, Any]:
@@ -90,7 +98,8 @@ def preparation(state: WorkerState = WorkerState.SUCCEEDED, **fields: Any) -> Pr
     """A preparation; with state SUCCEEDED, one that went well."""
     if state is WorkerState.SUCCEEDED:
         fields = {"exit_code": 0, "outcome": prepared()} | fields
-    return Preparation(**{"state": state, "created_at": START} | fields)
+    known: dict[str, Any] = {"state": state, "created_at": START}
+    return Preparation(**known | fields)
 
 
 def failed_outcome(code: ExitCode, reason: str = "Broken", **fields: Any) -> Outcome:
@@ -128,11 +137,12 @@ def worker(index: int, state: WorkerState = WorkerState.RUNNING, **fields: Any) 
     """One worker; a failed one that says nothing ended with exit code 1."""
     if state is WorkerState.FAILED and "outcome" in fields:
         fields = {"exit_code": int(fields["outcome"].exit_code)} | fields
-    return Worker(**{"index": index, "name": f"huanhuan-r1-{index}", "state": state, "node": f"node-{index}"} | fields)
+    known: dict[str, Any] = {"index": index, "name": f"huanhuan-r1-{index}", "state": state, "node": f"node-{index}"}
+    return Worker(**known | fields)
 
 
 def attempt(*workers: Worker, number: int = 1, **fields: Any) -> Attempt:
     """An attempt with these workers; without any, two that run."""
     workers = workers or (worker(0), worker(1))
-    known = {"number": number, "workers": workers, "num_nodes": len(workers), "created_at": START}
+    known: dict[str, Any] = {"number": number, "workers": workers, "num_nodes": len(workers), "created_at": START}
     return Attempt(**known | fields)

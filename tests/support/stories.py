@@ -75,6 +75,15 @@ def start_workers(
     return pods
 
 
+def wait_running(control: Control, namespace: str, name: str) -> None:
+    """Returns when the operator has seen every worker of an attempt run."""
+
+    def is_seen() -> bool:
+        return any("runningSince" in attempt for attempt in control.status(namespace, name).get("attempts", ()))
+
+    control.wait("every worker is seen to run", is_seen)
+
+
 def end_workers(
     control: Control, namespace: str, name: str, attempt: int, outcome: Outcome, nodes: int = NODES
 ) -> None:

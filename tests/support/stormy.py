@@ -61,9 +61,9 @@ class StormyRoad:
         )
         app = web.Application(client_max_size=2**24)
         app.router.add_route("*", "/{path:.*}", self._forward)
-        self._runner = web.AppRunner(app, access_log=None)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", 0, shutdown_timeout=0.1)
+        site = web.TCPSite(self._runner, "127.0.0.1", 0)
         await site.start()
         port: int = self._runner.addresses[0][1]
         return port
@@ -93,6 +93,6 @@ class StormyRoad:
                 self._streams.add(request.transport)
             async for chunk in answer.content.iter_any():
                 await response.write(chunk)
-            self._streams.discard(request.transport)  # type: ignore[arg-type]
+            self._streams.discard(request.transport)
             await response.write_eof()
             return response

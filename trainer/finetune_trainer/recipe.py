@@ -39,7 +39,9 @@ log = logging.getLogger("finetune")
 class Stop(Protocol):
     """Whether this process has been told to stop."""
 
-    requested: bool
+    @property
+    def requested(self) -> bool:
+        """True from the first signal on."""
 
 
 class StopAgreedError(Exception):

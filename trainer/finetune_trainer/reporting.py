@@ -109,7 +109,8 @@ class Reporter:
 
     def _track(self, values: dict[str, Any]) -> None:
         if self._tracker is not None:
-            self._tracker.log(values, step=self.progress.step)
+            known = {key: value for key, value in values.items() if value is not None}
+            self._tracker.log(known, step=self.progress.step)
 
     def __enter__(self) -> "Reporter":
         """On rank 0: serve on the run's progress port, and track if asked to."""
@@ -180,7 +181,7 @@ def _server(reporter: Reporter, port: int) -> ThreadingHTTPServer:
 
 
 def _swanlab_run(config: RunConfig, swanlab_config: SwanLabConfig) -> Any:
-    """The one SwanLab run of all attempts: its id comes from the resource's uid."""
+    """The one SwanLab run of all attempts: its id comes from the resource's uid. None when it cannot be had."""
     os.environ.setdefault("SWANLAB_INTERACTIVE", "false")  # a pod has nobody to ask
     if swanlab_config.host is not None:
         os.environ["SWANLAB_API_HOST"] = swanlab_config.host  # the web host's variable is for display only
@@ -188,13 +189,17 @@ def _swanlab_run(config: RunConfig, swanlab_config: SwanLabConfig) -> Any:
         import swanlab
     except ImportError as error:
         raise UserError("SwanLabMissing", "tracking.swanlab: the package swanlab is not installed") from error
-    return swanlab.init(
-        project=swanlab_config.project,
-        workspace=swanlab_config.workspace,
-        experiment_name=config.run.name,
-        id=config.run.uid.lower(),
-        resume="allow",
-        mode=swanlab_config.mode,
-        logdir=str(Path(config.output_dir) / "swanlab"),
-        config=config.model_dump(mode="json"),
-    )
+    try:
+        return swanlab.init(
+            project=swanlab_config.project,
+            workspace=swanlab_config.workspace,
+            name=config.run.name,
+            id=config.run.uid.lower(),
+            resume="allow",
+            mode=swanlab_config.mode,
+            log_dir=str(Path(config.output_dir) / "swanlab"),
+            config=config.model_dump(mode="json"),
+        )
+    except Exception as error:  # whatever a tracker's server answers, days of training are worth more
+        log.warning("tracking is off, SwanLab did not start: %s: %s", type(error).__name__, error)
+        return None

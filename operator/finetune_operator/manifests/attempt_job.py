@@ -8,10 +8,10 @@ from finetune_contract import RunConfig
 from finetune_contract.paths import CONFIG_DIR, PROGRESS_PORT, RENDEZVOUS_PORT
 from finetune_operator.manifests.config_map import config_file
 from finetune_operator.manifests.environment import worker_environment
-from finetune_operator.manifests.metadata import Manifest, object_metadata
+from finetune_operator.manifests.metadata import Manifest, object_metadata, pod_metadata
 from finetune_operator.manifests.pod import PodParts, pod_spec
 from finetune_operator.manifests.volumes import worker_volumes
-from finetune_operator.names import WORKER_ROLE, run_labels, workers_service
+from finetune_operator.names import WORKER_ROLE, workers_service
 from finetune_operator.names import attempt_job as job_name
 from finetune_operator.planning.quantities import multiplied
 from finetune_operator.resource import Qwen3FineTune
@@ -35,7 +35,7 @@ def attempt_job(run: Qwen3FineTune, config: RunConfig, settings: Settings) -> Ma
             "parallelism": nodes,
             "podReplacementPolicy": "Failed",
             "template": {
-                "metadata": {"labels": run_labels(name, WORKER_ROLE, config.attempt)},
+                "metadata": pod_metadata(run, WORKER_ROLE, config.attempt),
                 "spec": pod_spec(run, _parts(run, config, settings), settings),
             },
         },

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from finetune_operator.names import run_labels
+from finetune_operator.names import RUN_UID_ANNOTATION, run_labels
 from finetune_operator.resource import Qwen3FineTune
 
 Manifest = dict[str, Any]
@@ -22,6 +22,14 @@ def object_metadata(
     if owned:
         metadata["ownerReferences"] = [owner_reference(run)]
     return metadata
+
+
+def pod_metadata(run: Qwen3FineTune, role: str, attempt: int | None = None) -> Manifest:
+    """Metadata of a Job's pods. They say which run they are of, since a run of the same name may be made anew."""
+    return {
+        "labels": run_labels(run.metadata.name, role, attempt),
+        "annotations": {RUN_UID_ANNOTATION: run.metadata.uid},
+    }
 
 
 def owner_reference(run: Qwen3FineTune) -> Manifest:

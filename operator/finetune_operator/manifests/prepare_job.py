@@ -4,10 +4,10 @@ from finetune_contract import PrepareConfig
 from finetune_contract.paths import CONFIG_DIR
 from finetune_operator.manifests.config_map import config_file
 from finetune_operator.manifests.environment import prepare_environment
-from finetune_operator.manifests.metadata import Manifest, object_metadata
+from finetune_operator.manifests.metadata import Manifest, object_metadata, pod_metadata
 from finetune_operator.manifests.pod import PodParts, pod_spec
 from finetune_operator.manifests.volumes import prepare_volumes
-from finetune_operator.names import PREPARE_ROLE, run_labels
+from finetune_operator.names import PREPARE_ROLE
 from finetune_operator.names import prepare_job as job_name
 from finetune_operator.resource import Qwen3FineTune
 from finetune_operator.settings import Settings
@@ -42,7 +42,7 @@ def prepare_job(run: Qwen3FineTune, config: PrepareConfig, settings: Settings) -
             "parallelism": 1,
             "podReplacementPolicy": "Failed",
             "template": {
-                "metadata": {"labels": run_labels(name, PREPARE_ROLE)},
+                "metadata": pod_metadata(run, PREPARE_ROLE),
                 "spec": pod_spec(run, parts, settings),
             },
         },

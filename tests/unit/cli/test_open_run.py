@@ -1,10 +1,12 @@
 """A run on this machine: what it may go on from, and what is refused before anything starts."""
 
+from pathlib import Path
+
 import pytest
 
 from finetune_operator.backends.local import Gpu, LocalBackend, Machine
 from finetune_operator.backends.local.machine import visible
-from finetune_operator.cli.documents import read_documents
+from finetune_operator.cli.documents import Document, read_documents
 from finetune_operator.cli.open_run import RunRefusedError, held, opened, with_workers
 from finetune_operator.lifecycle import text
 from finetune_operator.status import AttemptStatus, FailureStatus, Phase, Status
@@ -26,19 +28,19 @@ spec:
 
 
 @pytest.fixture
-def backend(tmp_path):
+def backend(tmp_path: Path) -> LocalBackend:
     return LocalBackend(
         tmp_path / "runs", inputs_dir=tmp_path, cache_dir=tmp_path / "cache", machine=CPU_ONLY, environment={}
     )
 
 
 @pytest.fixture
-def document(tmp_path):
+def document(tmp_path: Path) -> Document:
     (tmp_path / "run.yaml").write_text(YAML)
     return read_documents(tmp_path / "run.yaml")[0]
 
 
-def remembered(backend, status: Status) -> None:
+def remembered(backend: LocalBackend, status: Status) -> None:
     """The run's folder knows this status."""
     opened(run(), backend, TOKEN)
     backend.folder(run()).status_file.write_text(status.model_dump_json(by_alias=True, exclude_none=True))
@@ -47,80 +49,80 @@ def remembered(backend, status: Status) -> None:
 ATTEMPT = AttemptStatus(number=1, started_at=text.timestamp(START), cause="Unexpected", decision="GiveUp")
 
 
-def failed(*attempts) -> Status:
+def failed(*attempts: AttemptStatus) -> Status:
     failure = FailureStatus(reason="Unexpected", message="it broke", observed_generation=1)
     return Status(
         phase=Phase.FAILED, attempts=attempts, failure=failure, failures=3, completion_time=text.timestamp(START)
     )
 
 
-def test_a_run_keeps_its_uid_from_command_to_command(backend):
+def test_a_run_keeps_its_uid_from_command_to_command(backend: LocalBackend) -> None:
     first, second = opened(run(), backend, TOKEN), opened(run(), backend, TOKEN)
     assert first.run.metadata.uid == second.run.metadata.uid != ""
 
 
-def test_a_run_that_failed_in_training_goes_on_with_a_fresh_budget(backend):
+def test_a_run_that_failed_in_training_goes_on_with_a_fresh_budget(backend: LocalBackend) -> None:
     remembered(backend, failed(ATTEMPT))
     earlier = opened(run(), backend, TOKEN).earlier
     assert (earlier.failure, earlier.failures, len(earlier.attempts)) == (None, 0, 1)
 
 
-def test_a_run_that_failed_before_training_begins_anew(backend):
+def test_a_run_that_failed_before_training_begins_anew(backend: LocalBackend) -> None:
     remembered(backend, failed())
     assert opened(run(), backend, TOKEN).earlier == Status()
 
 
-def test_what_is_trained_cannot_change_under_way(backend):
+def test_what_is_trained_cannot_change_under_way(backend: LocalBackend) -> None:
     remembered(backend, Status(attempts=(ATTEMPT,)))
     with pytest.raises(RunRefusedError, match=r"spec\.training\.seed was 42 and is 7"):
         opened(run(training={"seed": 7}), backend, TOKEN)
 
 
-def test_how_it_is_run_can_change_under_way(backend):
+def test_how_it_is_run_can_change_under_way(backend: LocalBackend) -> None:
     remembered(backend, Status(attempts=(ATTEMPT,)))
     opened(run(recovery={"maxRestarts": 9}, scheduling={"priorityClass": "low"}), backend, TOKEN)
 
 
-def test_before_training_everything_can_change(backend):
+def test_before_training_everything_can_change(backend: LocalBackend) -> None:
     opened(run(), backend, TOKEN)
     assert opened(run(training={"seed": 7}), backend, TOKEN).run.spec.training.seed == 7
 
 
-def test_a_secret_is_read_from_the_hubs_own_variable(backend):
+def test_a_secret_is_read_from_the_hubs_own_variable(backend: LocalBackend) -> None:
     with pytest.raises(RunRefusedError, match=r"spec\.model\.tokenSecret: .* HF_TOKEN, and it is not set"):
         opened(run(), backend, {})
 
 
-def test_two_commands_cannot_look_after_the_same_run(backend):
+def test_two_commands_cannot_look_after_the_same_run(backend: LocalBackend) -> None:
     folder = backend.folder(run())
     with held(folder), pytest.raises(RunRefusedError, match="another qft"), held(folder):
         pass
 
 
-def test_a_suspended_resource_is_not_run(backend):
+def test_a_suspended_resource_is_not_run(backend: LocalBackend) -> None:
     with pytest.raises(RunRefusedError, match="suspend"):
         opened(run(suspend=True), backend, TOKEN)
 
 
-def test_without_a_gpu_the_ranks_are_cpu_workers(document):
+def test_without_a_gpu_the_ranks_are_cpu_workers(document: Document) -> None:
     assert with_workers(document, None, CPU_ONLY).spec.parallelism.world_size == 4
 
 
-def test_fewer_gpus_than_asked_for_are_refused_with_the_legal_numbers(document):
+def test_fewer_gpus_than_asked_for_are_refused_with_the_legal_numbers(document: Document) -> None:
     with pytest.raises(RunRefusedError, match=r"4 GPUs are asked for, and this machine has 3; with --workers 1, 2 the"):
         with_workers(document, None, Machine(gpus=GPUS, cpus=8))
 
 
-def test_workers_keeps_the_global_batch(document):
+def test_workers_keeps_the_global_batch(document: Document) -> None:
     smaller = with_workers(document, 2, Machine(gpus=GPUS, cpus=8))
     assert (smaller.spec.parallelism.world_size, smaller.spec.training.global_batch.samples) == (2, 16)
 
 
-def test_a_number_of_workers_that_does_not_divide_the_batch_is_refused(document):
+def test_a_number_of_workers_that_does_not_divide_the_batch_is_refused(document: Document) -> None:
     with pytest.raises(RunRefusedError, match=r"--workers 3: .*16"):
         with_workers(document, 3, Machine(gpus=GPUS, cpus=8))
 
 
 @pytest.mark.parametrize(("wish", "seen"), [(None, "012"), ("2,0", "20"), ("", ""), ("7", "")])
-def test_hidden_gpus_are_not_used(wish, seen):
+def test_hidden_gpus_are_not_used(wish: str | None, seen: str) -> None:
     assert "".join(gpu.id for gpu in visible(GPUS, wish)) == seen

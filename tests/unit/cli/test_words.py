@@ -1,6 +1,8 @@
 """What is said at the end, and shown on the way."""
 
 import io
+from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -19,16 +21,16 @@ from finetune_operator.status import (
     PreparationFailureStatus,
     Status,
 )
-from support.runs import START, progress
+from support.runs import START, progress, there
 
 NOW = text.timestamp(START)
 
 
-def attempt(cause: str, **fields) -> AttemptStatus:
+def attempt(cause: str, **fields: Any) -> AttemptStatus:
     return AttemptStatus(number=1, started_at=NOW, cause=cause, **fields)
 
 
-def failed(**fields) -> Status:
+def failed(**fields: Any) -> Status:
     failure = FailureStatus(reason="BadRows", message="rows 3 and 7 have no answer", observed_generation=1)
     return Status(phase=Phase.FAILED, failure=failure, **fields)
 
@@ -49,11 +51,11 @@ REFUSED_DATA = PreparationFailureStatus(started_at=NOW, cause="UserError", messa
         (failed(), 64),
     ],
 )
-def test_exit_codes_say_what_happened(status, code):
+def test_exit_codes_say_what_happened(status: Status, code: int) -> None:
     assert exit_code(status) == code
 
 
-def test_a_failure_shows_cause_log_and_last_lines(tmp_path):
+def test_a_failure_shows_cause_log_and_last_lines(tmp_path: Path) -> None:
     log = tmp_path / "attempts" / "1" / "node-0" / "output.log"
     log.parent.mkdir(parents=True)
     log.write_text("\n".join(f"line {number}" for number in range(100)))
@@ -64,18 +66,18 @@ def test_a_failure_shows_cause_log_and_last_lines(tmp_path):
     assert "line 10\n" not in words
 
 
-def test_a_refused_plan_has_no_log(tmp_path):
+def test_a_refused_plan_has_no_log(tmp_path: Path) -> None:
     assert closing_words(failed(), RunFolder(tmp_path)) == "failed: BadRows: rows 3 and 7 have no answer"
 
 
-def test_success_shows_where_the_adapter_is_and_how_to_load_it(tmp_path):
+def test_success_shows_where_the_adapter_is_and_how_to_load_it(tmp_path: Path) -> None:
     adapter = ArtifactStatus(kind="Adapter", path="/runs/a/adapter", digest="sha256:1", bytes=1)
     words = closing_words(Status(phase=Phase.SUCCEEDED, artifacts=(adapter,)), RunFolder(tmp_path))
     assert "Adapter: /runs/a/adapter (sha256:1)" in words
     assert 'AutoPeftModelForCausalLM.from_pretrained("/runs/a/adapter")' in words
 
 
-def test_a_run_that_goes_on_says_from_where():
+def test_a_run_that_goes_on_says_from_where() -> None:
     checkpoint = CheckpointStatus(step=40, path="", bytes=1)
     assert opening_words(Status()) is None
     words = opening_words(Status(attempts=(attempt("Suspended"),), checkpoint=checkpoint))
@@ -86,11 +88,11 @@ def running(step: int) -> Status:
     return Status(phase=Phase.RUNNING, progress=progress_status(progress(1, step, at=START)))
 
 
-def test_figures_leave_out_what_is_not_known():
-    assert figures(running(3).progress) == "loss 2.0000  1,000 tokens/s  ETA 1h12m"
+def test_figures_leave_out_what_is_not_known() -> None:
+    assert figures(there(running(3).progress)) == "loss 2.0000  1,000 tokens/s  ETA 1h12m"
 
 
-def test_plain_lines_tell_phases_once_and_steps_now_and_then():
+def test_plain_lines_tell_phases_once_and_steps_now_and_then() -> None:
     out = io.StringIO()
     with PlainScreen(Console(file=out)) as screen:
         for step in (1, 2, 3):
@@ -101,7 +103,7 @@ def test_plain_lines_tell_phases_once_and_steps_now_and_then():
     ]
 
 
-def test_a_terminal_gets_a_bar():
+def test_a_terminal_gets_a_bar() -> None:
     out = io.StringIO()
     with LiveScreen(Console(file=out, force_terminal=True, width=120)) as screen:
         screen.show(Status(phase=Phase.PREPARING))

@@ -55,7 +55,7 @@ def test_a_field_that_somebody_took_over_has_to_be_taken_back(taken: str) -> Non
 
 
 def test_a_field_inside_a_list_that_somebody_took_over_is_noticed() -> None:
-    ports = {'k:{"port":29500,"protocol":"TCP"}': {".": {}, "f:port": {}}}
+    ports: dict[str, Any] = {'k:{"port":29500,"protocol":"TCP"}': {".": {}, "f:port": {}}}
     assert not is_applied(_live(OWNED | {"f:spec": OWNED["f:spec"] | {"f:ports": ports}}), stamped(MANIFEST))
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from finetune_contract import PEER_LOST, ExitCode
 from finetune_operator.failures import Budget, Cause, Ending, Verdict, classify, classify_preparation, decide
-from finetune_operator.observation import WorkerState
+from finetune_operator.observation import Attempt, Preparation, WorkerState
 from support.runs import attempt, done_outcome, failed_outcome, preempted_outcome, preparation, worker
 
 FAILED, RUNNING, SUCCEEDED = WorkerState.FAILED, WorkerState.RUNNING, WorkerState.SUCCEEDED
@@ -78,30 +78,30 @@ CAUSES = {
 
 
 @pytest.mark.parametrize(("ended", "cause"), CAUSES.values(), ids=CAUSES.keys())
-def test_the_cause_nearest_to_the_root_is_found(ended, cause):
+def test_the_cause_nearest_to_the_root_is_found(ended: Attempt, cause: Cause) -> None:
     assert classify(ended).cause is cause
 
 
-def test_the_worker_at_fault_is_named():
+def test_the_worker_at_fault_is_named() -> None:
     failure = failed_outcome(ExitCode.USER_ERROR, "BadTarget", rank=3, message="spec.method.lora.targets: no q_prj")
     ending = classify(attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, outcome=failure)))
     assert (ending.reason, ending.rank, ending.node, ending.exit_code) == ("BadTarget", 3, "node-1", 64)
     assert ending.message == "rank 3: spec.method.lora.targets: no q_prj"
 
 
-def test_a_rank_that_was_killed_beats_the_echo_of_its_own_kind():
+def test_a_rank_that_was_killed_beats_the_echo_of_its_own_kind() -> None:
     killed = failed_outcome(ExitCode.INFRASTRUCTURE, "RankKilled")
     assert classify(attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, outcome=killed))).reason == "RankKilled"
 
 
-def test_out_of_memory_comes_with_figures_and_advice():
+def test_out_of_memory_comes_with_figures_and_advice() -> None:
     failure = failed_outcome(ExitCode.OUT_OF_MEMORY, peak_memory_bytes=79 * 2**30, requested_bytes=2 * 2**30)
     message = classify(attempt(worker(0, FAILED, outcome=failure))).message
     assert "79.0 GiB were held at the peak when 2.0 GiB more were asked for" in message
     assert "lower parallelism.microBatch" in message
 
 
-def test_a_reason_that_no_condition_may_carry_becomes_the_cause():
+def test_a_reason_that_no_condition_may_carry_becomes_the_cause() -> None:
     failure = failed_outcome(ExitCode.UNEXPECTED, "_Odd_Error")
     assert classify(attempt(worker(0, FAILED, outcome=failure))).reason == "Unexpected"
 
@@ -117,7 +117,7 @@ def test_a_reason_that_no_condition_may_carry_becomes_the_cause():
         (preparation(SUCCEEDED, outcome=None), Cause.UNEXPECTED),
     ],
 )
-def test_a_preparation_is_classified_alike(ended, cause):
+def test_a_preparation_is_classified_alike(ended: Preparation, cause: Cause) -> None:
     assert classify_preparation(ended).cause is cause
 
 
@@ -127,12 +127,12 @@ def verdict(cause: Cause, failures: int = 0, max_restarts: int = 3) -> Verdict:
 
 
 @pytest.mark.parametrize("cause", [Cause.DISRUPTION, Cause.PREEMPTED])
-def test_what_the_run_is_not_to_blame_for_is_retried_without_using_up_the_budget(cause):
+def test_what_the_run_is_not_to_blame_for_is_retried_without_using_up_the_budget(cause: Cause) -> None:
     assert verdict(cause, failures=3) is Verdict.RETRY_UNCOUNTED
 
 
 @pytest.mark.parametrize("cause", [Cause.HANG, Cause.INFRASTRUCTURE, Cause.UNEXPECTED])
-def test_what_may_pass_is_retried_as_often_as_the_budget_says(cause):
+def test_what_may_pass_is_retried_as_often_as_the_budget_says(cause: Cause) -> None:
     assert verdict(cause, failures=2) is Verdict.RETRY
     assert verdict(cause, failures=3) is Verdict.GIVE_UP
     assert verdict(cause, failures=0, max_restarts=0) is Verdict.GIVE_UP
@@ -148,9 +148,9 @@ def test_what_may_pass_is_retried_as_often_as_the_budget_says(cause):
         Cause.DEADLINE_EXCEEDED,
     ],
 )
-def test_what_would_end_the_same_way_again_is_not_retried(cause):
+def test_what_would_end_the_same_way_again_is_not_retried(cause: Cause) -> None:
     assert verdict(cause) is Verdict.GIVE_UP
 
 
-def test_every_cause_has_a_verdict():
+def test_every_cause_has_a_verdict() -> None:
     assert {verdict(cause) for cause in Cause} == set(Verdict)

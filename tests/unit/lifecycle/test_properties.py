@@ -2,19 +2,23 @@
 
 import asyncio
 import dataclasses
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_contract import PEER_LOST, ExitCode, Stage
 from finetune_operator.lifecycle.attempts import has_live_worker
-from finetune_operator.observation import WorkerState
-from finetune_operator.status import TERMINAL_PHASES, ConditionStatus, ConditionType, Phase
+from finetune_operator.observation import Attempt, WorkerState
+from finetune_operator.status import TERMINAL_PHASES, Condition, ConditionStatus, ConditionType, Phase, Status
 from support.fake_cluster import FakeCluster
-from support.runs import body, done_outcome, failed_outcome, preempted_outcome, preparation, progress
+from support.runs import body, done_outcome, failed_outcome, preempted_outcome, preparation, progress, there
+
+Move = tuple[Any, ...]
+"""What happens, and the figures that belong to it."""
 
 FAILED = WorkerState.FAILED
-ENDS = {
+ENDS: dict[str, dict[str, Any]] = {
     "killed": {"exit_code": 137},
     "evicted": {"exit_code": 143, "disruption": "EvictionByEvictionAPI"},
     "echo": {"exit_code": 67, "outcome": failed_outcome(ExitCode.INFRASTRUCTURE, PEER_LOST)},
@@ -22,7 +26,7 @@ ENDS = {
     "bad rows": {"exit_code": 64, "outcome": failed_outcome(ExitCode.USER_ERROR)},
     "saved": {"exit_code": 75, "outcome": preempted_outcome(5)},
 }
-MOVES = st.one_of(
+MOVES: st.SearchStrategy[Move] = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([1, 20, 400, 4000])),
     st.tuples(st.just("worker"), st.integers(0, 1), st.sampled_from(list(WorkerState)), st.sampled_from(list(ENDS))),
     st.tuples(st.just("step"), st.integers(0, 60), st.sampled_from(list(Stage))),
@@ -37,7 +41,7 @@ MOVES = st.one_of(
 )
 
 
-def happen(cluster: FakeCluster, move: tuple) -> None:
+def happen(cluster: FakeCluster, move: Move) -> None:
     """The world's turn."""
     newest = max(cluster.attempts, default=None)
     match move:
@@ -56,7 +60,7 @@ def happen(cluster: FakeCluster, move: tuple) -> None:
             cluster.attempts[newest] = attempt_after(cluster.attempts[newest], move, cluster.now)
 
 
-def attempt_after(attempt, move, now):
+def attempt_after(attempt: Attempt, move: Move, now: float) -> Attempt:
     workers = list(attempt.workers)
     match move:
         case ("worker", index, state, end) if workers[index].state not in (FAILED, WorkerState.SUCCEEDED):
@@ -79,11 +83,11 @@ def attempt_after(attempt, move, now):
     return attempt
 
 
-def running_condition(status):
+def running_condition(status: Status) -> Condition:
     return next(each for each in status.conditions if each.type is ConditionType.RUNNING)
 
 
-def check_pass(before, after) -> None:
+def check_pass(before: Status, after: Status) -> None:
     """What one pass may never do."""
     if before.phase in TERMINAL_PHASES:
         assert after.phase is before.phase, "terminal is terminal"
@@ -95,7 +99,7 @@ def check_pass(before, after) -> None:
     assert (after.failures, after.restarts) >= (before.failures, before.restarts)
     if running_condition(after).status is ConditionStatus.TRUE or after.phase is Phase.RUNNING:
         last = after.attempts[-1]
-        assert last.last_step > (last.resumed_from_step or 0), "running means that a step was done"
+        assert there(last.last_step) > (last.resumed_from_step or 0), "running means that a step was done"
     old, new = before.progress, after.progress
     if old is not None and new is not None and old.attempt == new.attempt:
         assert new.step >= old.step, "progress never falls within an attempt"
@@ -105,11 +109,11 @@ def check_pass(before, after) -> None:
 
 @settings(max_examples=120, deadline=None)
 @given(moves=st.lists(MOVES, max_size=30))
-def test_no_sequence_of_events_breaks_a_promise(moves):
+def test_no_sequence_of_events_breaks_a_promise(moves: list[Move]) -> None:
     asyncio.run(_played([("wait", 1), ("prepared",), *moves]))
 
 
-async def _played(moves) -> None:
+async def _played(moves: list[Move]) -> None:
     cluster = FakeCluster(body(recovery={"maxRestarts": 2, "hangTimeoutSeconds": 600}))
     for move in moves:
         happen(cluster, move)

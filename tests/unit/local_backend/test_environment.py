@@ -1,5 +1,8 @@
 """What workers on this machine are told."""
 
+from collections.abc import Mapping
+from pathlib import Path
+
 import pytest
 
 from finetune_operator.backends.local import Gpu, Machine, missing_secrets
@@ -11,35 +14,41 @@ from support.runs import prepared, run
 GPUS = tuple(Gpu(id=str(index), name="H100", memory_bytes=80 * 2**30) for index in range(4))
 
 
-def told(node: int, tmp_path, gpus=GPUS, cpus: int = 16, environment=None) -> dict[str, str]:
+def told(
+    node: int,
+    tmp_path: Path,
+    gpus: tuple[Gpu, ...] = GPUS,
+    cpus: int = 16,
+    environment: Mapping[str, str] | None = None,
+) -> dict[str, str]:
     wanted = run(parallelism={"nodes": 2, "gpusPerNode": 2})
     plan = make_plan(wanted, model=prepared().model, dataset=None, gpu_memory_bytes=None)
     folder = AttemptFolder(tmp_path / "1")
     return worker_environment(plan, node, 29555, folder, Machine(gpus=gpus, cpus=cpus), environment or {})
 
 
-def test_the_nodes_share_the_gpus_in_order(tmp_path):
+def test_the_nodes_share_the_gpus_in_order(tmp_path: Path) -> None:
     assert [told(node, tmp_path)["CUDA_VISIBLE_DEVICES"] for node in range(2)] == ["0,1", "2,3"]
 
 
-def test_the_ranks_share_the_processors(tmp_path):
+def test_the_ranks_share_the_processors(tmp_path: Path) -> None:
     assert told(0, tmp_path)["OMP_NUM_THREADS"] == "4"
     assert told(0, tmp_path, cpus=2)["OMP_NUM_THREADS"] == "1"
     assert told(0, tmp_path, environment={"OMP_NUM_THREADS": "7"})["OMP_NUM_THREADS"] == "7"
 
 
-def test_without_a_gpu_nothing_is_said_of_devices(tmp_path):
+def test_without_a_gpu_nothing_is_said_of_devices(tmp_path: Path) -> None:
     assert "CUDA_VISIBLE_DEVICES" not in told(0, tmp_path, gpus=())
 
 
-def test_the_nodes_meet_on_this_machine(tmp_path):
+def test_the_nodes_meet_on_this_machine(tmp_path: Path) -> None:
     environment = told(1, tmp_path)
     places = ("PET_NNODES", "PET_NPROC_PER_NODE", "PET_NODE_RANK", "PET_MASTER_ADDR", "PET_MASTER_PORT")
     assert [environment[name] for name in places] == ["2", "2", "1", "127.0.0.1", "29555"]
 
 
 @pytest.mark.parametrize(("source", "variable"), [("HuggingFace", "HF_TOKEN"), ("ModelScope", "MODELSCOPE_API_TOKEN")])
-def test_a_hubs_token_comes_from_its_own_variable(tmp_path, source, variable):
+def test_a_hubs_token_comes_from_its_own_variable(tmp_path: Path, source: str, variable: str) -> None:
     secret = {"name": "hub", "key": "token"}
     wanted = run(model={"id": "Qwen/Qwen3-8B", "source": source, "tokenSecret": secret})
     assert variable in missing_secrets(wanted, {})[0]
@@ -47,5 +56,5 @@ def test_a_hubs_token_comes_from_its_own_variable(tmp_path, source, variable):
     assert prepare_environment(wanted, tmp_path, {variable: "t0ken"})["FINETUNE_HUB_TOKEN"] == "t0ken"
 
 
-def test_a_run_without_secrets_is_told_no_token(tmp_path):
+def test_a_run_without_secrets_is_told_no_token(tmp_path: Path) -> None:
     assert "FINETUNE_HUB_TOKEN" not in prepare_environment(run(model={"id": "Qwen/Qwen3-8B"}), tmp_path, {})

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -34,57 +36,60 @@ processes.start(["sleep", "600"], Path(sys.argv[1]), os.environ, sys.argv[2])
 
 
 @pytest.fixture
-def mark():
+def mark() -> Iterator[str]:
     mark = f"{uuid.uuid4()}/1/0"
     yield mark
     processes.kill_all(mark)
 
 
-def started(code: str, folder, mark: str) -> None:
+def started(code: str, folder: Path, mark: str) -> None:
     processes.start([sys.executable, "-c", code], folder, os.environ, mark)
 
 
-def wait_until(is_true) -> None:
+def wait_until(is_true: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not is_true():
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
 
-def exit_code(folder) -> int:
+def exit_code(folder: Path) -> int:
     wait_until((folder / EXIT_FILE).exists)
-    return json.loads((folder / EXIT_FILE).read_text())["exit_code"]
+    code: int = json.loads((folder / EXIT_FILE).read_text())["exit_code"]
+    return code
 
 
-def says_up(folder) -> bool:
+def says_up(folder: Path) -> bool:
     return (folder / OUTPUT_FILE).exists() and "up" in (folder / OUTPUT_FILE).read_text()
 
 
-def test_output_and_exit_code_are_kept(tmp_path, mark):
+def test_output_and_exit_code_are_kept(tmp_path: Path, mark: str) -> None:
     started("print('hello'); raise SystemExit(64)", tmp_path, mark)
     assert exit_code(tmp_path) == 64
     assert (tmp_path / OUTPUT_FILE).read_text() == "hello\n"
     wait_until(lambda: not processes.marked(mark))
 
 
-def test_the_callers_own_output_is_not_held_open(tmp_path, mark):
+def test_the_callers_own_output_is_not_held_open(tmp_path: Path, mark: str) -> None:
     subprocess.run([sys.executable, "-c", START_SLEEP, tmp_path, mark], capture_output=True, timeout=60, check=True)
     assert processes.marked(mark)
 
 
-def test_a_death_by_signal_is_told_as_a_shell_tells_it(tmp_path, mark):
+def test_a_death_by_signal_is_told_as_a_shell_tells_it(tmp_path: Path, mark: str) -> None:
     started("import os, signal; os.kill(os.getpid(), signal.SIGKILL)", tmp_path, mark)
     assert exit_code(tmp_path) == 128 + signal.SIGKILL
 
 
-def test_sigterm_reaches_the_worker(tmp_path, mark):
+def test_sigterm_reaches_the_worker(tmp_path: Path, mark: str) -> None:
     started(WAIT_FOR_SIGTERM, tmp_path, mark)
     wait_until(lambda: says_up(tmp_path))
     processes.terminate(int((tmp_path / PID_FILE).read_text()))
     assert exit_code(tmp_path) == 75
 
 
-def test_a_grandchild_outside_every_process_group_is_found_after_its_parents_are_gone(tmp_path, mark):
+def test_a_grandchild_outside_every_process_group_is_found_after_its_parents_are_gone(
+    tmp_path: Path, mark: str
+) -> None:
     started(GRANDCHILD, tmp_path, mark)
     wait_until(lambda: says_up(tmp_path))
     assert len(processes.marked(mark)) == 3

@@ -2,11 +2,12 @@
 
 import asyncio
 import dataclasses
+from typing import Any
 
 import pytest
 
 from finetune_contract import ExitCode
-from finetune_operator.observation import WorkerState
+from finetune_operator.observation import Attempt, WorkerState
 from finetune_operator.status import Phase, Status
 from support.fake_cluster import CrashError, FakeCluster
 from support.runs import (
@@ -17,6 +18,7 @@ from support.runs import (
     preempted_outcome,
     preparation,
     progress,
+    there,
     worker,
 )
 
@@ -26,24 +28,23 @@ MAX_PASSES = 80
 def moved_on(cluster: FakeCluster) -> None:
     """The world's answer to what is there: a failing preparation, a disruption, a crash, a suspension, an end."""
     if cluster.preparation is not None and cluster.preparation.state is WorkerState.WAITING:
-        is_first = not cluster.status.preparation_failures
-        cluster.preparation = preparation(
-            *((WorkerState.FAILED,) if is_first else ()),
-            created_at=cluster.preparation.created_at,
-            **({"exit_code": 1} if is_first else {}),
-        )
+        created_at = cluster.preparation.created_at
+        if cluster.status.preparation_failures:
+            cluster.preparation = preparation(created_at=created_at)
+        else:
+            cluster.preparation = preparation(WorkerState.FAILED, exit_code=1, created_at=created_at)
     for number, attempt in cluster.attempts.items():
         cluster.attempts[number] = _attempt_moved_on(cluster, attempt)
 
 
-def _attempt_moved_on(cluster, attempt):
+def _attempt_moved_on(cluster: FakeCluster, attempt: Attempt) -> Attempt:
     workers, number = attempt.workers, attempt.number
     if workers[0].state is WorkerState.WAITING:
         return dataclasses.replace(attempt, workers=(worker(0), worker(1)))
     if workers[0].state is not WorkerState.RUNNING:
         return attempt
     if attempt.is_being_deleted:
-        saved = preempted_outcome(attempt.progress.step)
+        saved = preempted_outcome(there(attempt.progress).step)
         ended = tuple(worker(index, WorkerState.FAILED, outcome=saved) for index in range(2))
         return dataclasses.replace(attempt, workers=ended)
     if attempt.progress is None:
@@ -54,7 +55,7 @@ def _attempt_moved_on(cluster, attempt):
     return _ended(attempt)
 
 
-def _ended(attempt):
+def _ended(attempt: Attempt) -> Attempt:
     match attempt.number:
         case 1:
             last = (
@@ -90,7 +91,7 @@ def played(crash_after: int | None) -> tuple[FakeCluster, int]:
     return cluster, crashes
 
 
-def timeless(status: Status) -> dict:
+def timeless(status: Status) -> dict[str, Any]:
     """`status` without times, and without texts that tell of them."""
     dumped = status.to_body()
     for key in ("startTime", "completionTime", "suspendedSeconds"):
@@ -111,17 +112,17 @@ def unbroken() -> FakeCluster:
     return cluster
 
 
-def test_the_unbroken_story_ends_well(unbroken):
+def test_the_unbroken_story_ends_well(unbroken: FakeCluster) -> None:
     status = unbroken.status
     assert status.phase is Phase.SUCCEEDED
     assert [record.cause for record in status.attempts] == ["Disruption", "Unexpected", "Suspended", "Done"]
     assert [record.decision for record in status.attempts] == ["RetryUncounted", "Retry", "Suspend", "Finish"]
     assert (status.restarts, status.failures) == (3, 1)
-    assert status.progress.step == STEPS
+    assert there(status.progress).step == STEPS
     assert status.artifacts[0].claim == "huanhuan-output"
 
 
-def test_every_fact_is_told_once(unbroken):
+def test_every_fact_is_told_once(unbroken: FakeCluster) -> None:
     assert unbroken.events == [
         *("Planned", "PreparationFailed", "Prepared"),
         *("AttemptStarted", "AttemptEnded", "Restarting"),
@@ -131,7 +132,7 @@ def test_every_fact_is_told_once(unbroken):
     ]
 
 
-def test_a_crash_after_any_write_changes_nothing_in_the_end(unbroken):
+def test_a_crash_after_any_write_changes_nothing_in_the_end(unbroken: FakeCluster) -> None:
     for crash_after in range(1, len(unbroken.writes) + 1):
         cluster, crashes = played(crash_after)
         assert crashes == 1, crash_after

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3Config
 
 from finetune_contract import ExitCode, LoraMethod
 from finetune_trainer.distributed import World
@@ -32,7 +32,9 @@ def adapted(model: Path, **changes: Any) -> torch.nn.Module:
 
 def logits(model: torch.nn.Module) -> torch.Tensor:
     """Of one document, without the trainer's own attention arguments."""
-    model.train(False).config._attn_implementation = "sdpa"
+    config = model.train(False).config
+    assert isinstance(config, Qwen3Config)
+    config._attn_implementation = "sdpa"
     with torch.no_grad():
         found: torch.Tensor = model(input_ids=IDS, use_cache=False).logits
     return found

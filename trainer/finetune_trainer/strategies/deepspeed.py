@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 
 from finetune_contract import DeepSpeedParallelism, OffloadDevice, Precision, RunConfig
 from finetune_trainer.distributed import World
+from finetune_trainer.failures import UserError
 from finetune_trainer.model import (
     ALL_ROWS,
     COMPUTE_DTYPE,
@@ -51,6 +52,10 @@ _MOMENTS = ("exp_avg", "exp_avg_sq")
 def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: World) -> "DeepSpeedEngine":
     """All weights in the compute dtype; the engine keeps fp32 masters of those that are trained."""
     assert isinstance(config.parallelism, DeepSpeedParallelism)
+    if config.precision is Precision.FP16 and world.device.type == "cpu":
+        raise UserError(
+            "PrecisionNotSupported", "training.precision: DeepSpeed knows no Fp16 on a CPU; use Bf16 or Fp32"
+        )
     deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False, dist_init_required=False)
     generated = engine_config(config)
     dtype = COMPUTE_DTYPE[config.precision]

@@ -64,8 +64,8 @@ class KubernetesBackend:
     async def observe(self, run: Qwen3FineTune) -> Observation:
         """From the store, but for claims of others, warnings about what is stuck, and rank 0's progress."""
         key = _key(run)
-        jobs, live = self._jobs(run), self._pods(run, self._store.children(PODS, key))
-        departed = self._pods(run, self._store.departed(key))
+        jobs, live = self._jobs(run), _pods_of(run, self._store.children(PODS, key))
+        departed = _pods_of(run, self._store.departed(key))
         complaints = await self._complaints_about(jobs, live)
         claims = await self._claims.look(run, key)
         return Observation(
@@ -100,7 +100,7 @@ class KubernetesBackend:
     async def stop_attempt(self, run: Qwen3FineTune, number: int, *, force: bool) -> None:
         """The attempt's Job goes. With `force` its pods go first, without grace."""
         if force:
-            for pod in self._pods(run, self._store.children(PODS, _key(run))):
+            for pod in _pods_of(run, self._store.children(PODS, _key(run))):
                 if pods.attempt_number(pod) == number:
                     await self._delete(PODS, pod, grace_seconds=0)
         await self._delete_job(run, names.attempt_job(run.metadata.name, number))
@@ -137,11 +137,6 @@ class KubernetesBackend:
     def _jobs(self, run: Qwen3FineTune) -> tuple[Object, ...]:
         jobs = self._store.children(JOBS, _key(run))
         return tuple(job for job in jobs if observe.is_owned_by(job, run.metadata.uid))
-
-    def _pods(self, run: Qwen3FineTune, of_name: tuple[Object, ...]) -> tuple[Object, ...]:
-        """Those of the run itself: a pod that is older than the run was a namesake's."""
-        born = run.metadata.creation_timestamp or ""
-        return tuple(pod for pod in of_name if pod["metadata"]["creationTimestamp"] >= born)
 
     async def _complaints_about(self, jobs: tuple[Object, ...], live: tuple[Object, ...]) -> dict[str, str]:
         found = {}
@@ -188,3 +183,8 @@ class KubernetesBackend:
 
 def _key(run: Addressed) -> RunKey:
     return RunKey(run.metadata.namespace, run.metadata.name)
+
+
+def _pods_of(run: Qwen3FineTune, of_name: tuple[Object, ...]) -> tuple[Object, ...]:
+    """Those of the run itself, and not of a namesake that was deleted."""
+    return tuple(pod for pod in of_name if pods.run_uid(pod) == run.metadata.uid)

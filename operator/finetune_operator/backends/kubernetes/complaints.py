@@ -5,14 +5,12 @@ there are too many in a cluster. They are asked for while something is stuck, an
 namespace together: the API server has no index for events and reads them all however narrow the question.
 """
 
-import asyncio
 import logging
-import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
 from finetune_operator.backends.kubernetes import pods
 from finetune_operator.backends.kubernetes.client import Api, ApiError, Object
+from finetune_operator.backends.kubernetes.kept import KeptAnswers
 from finetune_operator.backends.kubernetes.kinds import EVENTS, Kind
 
 FRESH_SECONDS = 10.0
@@ -23,38 +21,25 @@ MAX_LENGTH = 500
 logger = logging.getLogger(__name__)
 
 
-@dataclass(slots=True)
-class _Asked:
-    """One answer, and the lock that makes passes wait for it instead of asking once more."""
-
-    at: float = -math.inf
-    newest: dict[str, Object] = field(default_factory=dict)
-    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-
 class Complaints:
-    """The newest complaints by namespace and kind of object, each answer kept for FRESH_SECONDS."""
+    """The newest complaints by kind of object and namespace, each answer kept for FRESH_SECONDS."""
 
     def __init__(self, api: Api, clock: Callable[[], float]) -> None:
         self._api = api
         self._clock = clock
-        self._asked: dict[tuple[str, Kind], _Asked] = {}
+        self._newest = KeptAnswers(self._ask, lambda _: FRESH_SECONDS, clock)
 
     async def about(self, kind: Kind, item: Object) -> str | None:
         """What was complained of last; None: nothing, or it cannot be known."""
         metadata = item["metadata"]
         if self._clock() - pods.created_at(item) < PATIENCE_SECONDS:
             return None
-        asked = self._asked.setdefault((metadata["namespace"], kind), _Asked())
-        async with asked.lock:
-            if self._clock() - asked.at > FRESH_SECONDS:
-                asked.newest = await self._ask(kind, metadata["namespace"])
-                asked.at = self._clock()
-        newest = asked.newest.get(metadata["uid"])
-        return newest.get("message", "")[:MAX_LENGTH] if newest else None
+        event = (await self._newest.get((kind, metadata["namespace"]))).get(metadata["uid"])
+        return event.get("message", "")[:MAX_LENGTH] if event else None
 
-    async def _ask(self, kind: Kind, namespace: str) -> dict[str, Object]:
-        """The newest complaint about every object of that kind, by its uid."""
+    async def _ask(self, question: tuple[Kind, str]) -> dict[str, Object]:
+        """The newest complaint about every object of that kind in that namespace, by the object's uid."""
+        kind, namespace = question
         try:
             events, _ = await self._api.list_all(EVENTS, namespace, fields=f"involvedObject.kind={kind.name}")
         except ApiError as error:

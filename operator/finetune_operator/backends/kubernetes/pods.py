@@ -7,7 +7,7 @@ from pydantic import ValidationError
 
 from finetune_contract import Outcome, PrepareOutcome
 from finetune_operator.backends.kubernetes.client import Object
-from finetune_operator.names import ATTEMPT_LABEL
+from finetune_operator.names import ATTEMPT_LABEL, RUN_UID_ANNOTATION
 from finetune_operator.observation import Worker, WorkerState
 
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
@@ -113,6 +113,12 @@ def attempt_number(item: Object) -> int | None:
     """The attempt that a Job or pod belongs to; None: it belongs to none."""
     label = item["metadata"].get("labels", {}).get(ATTEMPT_LABEL, "")
     return int(label) if label.isdigit() else None
+
+
+def run_uid(pod: Object) -> str | None:
+    """Which run of that name the pod is of."""
+    uid: str | None = pod["metadata"].get("annotations", {}).get(RUN_UID_ANNOTATION)
+    return uid
 
 
 def created_at(item: Object) -> float:
