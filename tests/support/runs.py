@@ -119,7 +119,7 @@ def done_outcome() -> Outcome:
 
 def preempted_outcome(step: int) -> Outcome:
     """The outcome of a rank that saved after `step` and left."""
-    return Outcome(exit_code=ExitCode.PREEMPTED, step=step, checkpoint=checkpoint(step))
+    return Outcome(exit_code=ExitCode.PREEMPTED, step=step, checkpoint=checkpoint(step), loss=1 / step)
 
 
 def checkpoint(step: int) -> CheckpointReport:

@@ -70,8 +70,12 @@ class StormyRoad:
 
     async def _close(self) -> None:
         self._break_streams()
-        await self._session.close()
         await self._runner.cleanup()
+        await self._session.close()
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
 
     def _break_streams(self) -> None:
         for stream in self._streams:

@@ -141,6 +141,8 @@ class Outcome(ContractModel):
     """The newest complete checkpoint when the attempt ended."""
     step: int | None = None
     """Last step done."""
+    loss: float | None = None
+    """Of that step."""
 
     def to_message(self) -> str:
         """This outcome as JSON of at most TERMINATION_MESSAGE_BYTES bytes."""

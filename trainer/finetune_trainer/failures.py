@@ -50,7 +50,8 @@ def failure_of(error: BaseException, *, rank: int | None = None, step: int | Non
     """`error` as the contract tells it; never raises, whatever the error is."""
     own = getattr(error, "failure", None)  # the preparation's errors bring theirs as well
     if isinstance(own, Failure):
-        return own.model_copy(update={"rank": rank, "step": step})
+        where = {"rank": rank if own.rank is None else own.rank, "step": step}
+        return own.model_copy(update=where)
     if isinstance(error, NotANumberError):
         return _failure(ExitCode.NOT_A_NUMBER, "NotANumber", str(error), rank, step)
     if isinstance(error, torch.OutOfMemoryError):

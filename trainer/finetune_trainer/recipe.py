@@ -313,7 +313,8 @@ def preempted(run: Run) -> Outcome:
     log.info("stopping at step=%d, saved step=%d", position.step, saved_step)
     if position.step > saved_step:
         save(run)
-    return Outcome(exit_code=ExitCode.PREEMPTED, checkpoint=position.checkpoint, step=position.step)
+    loss = position.loss if position.step else None
+    return Outcome(exit_code=ExitCode.PREEMPTED, checkpoint=position.checkpoint, step=position.step, loss=loss)
 
 
 def done(run: Run, artifacts: tuple[Artifact, ...]) -> Outcome:

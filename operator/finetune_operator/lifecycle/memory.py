@@ -8,7 +8,7 @@ from finetune_operator.lifecycle.decision import View
 from finetune_operator.lifecycle.finals import finished, given_up, planned_only
 from finetune_operator.lifecycle.orders import deadline_message
 from finetune_operator.lifecycle.preparation import with_preparation
-from finetune_operator.lifecycle.progress import at_rest, with_checkpoint, with_progress
+from finetune_operator.lifecycle.progress import at_rest, with_last_words, with_progress
 from finetune_operator.observation import Attempt
 from finetune_operator.planning import PlanError, plan_status
 from finetune_operator.resource import Mode
@@ -48,9 +48,7 @@ def _with_attempts(status: Status, view: View) -> Status:
 def _with_attempt(status: Status, record: AttemptStatus, attempt: Attempt | None, view: View) -> Status:
     """`status` after one more look at an attempt that is not decided yet."""
     if attempt is not None:
-        status = with_progress(status, attempt, view)
-        for worker in attempt.workers:
-            status = with_checkpoint(status, worker.outcome.checkpoint if worker.outcome is not None else None)
+        status = with_last_words(with_progress(status, attempt, view), attempt)
     new = advanced(record, attempt, status, view)
     others = tuple(other for other in status.attempts if other.number != new.number)
     records = tuple(sorted((*others, new), key=lambda each: each.number))[-MAX_ATTEMPTS:]

@@ -23,6 +23,23 @@ def with_progress(status: Status, attempt: Attempt, view: View) -> Status:
     return status.model_copy(update={"progress": progress.model_copy(update={"stale": is_stale})})
 
 
+def with_last_words(status: Status, attempt: Attempt) -> Status:
+    """`status` with the checkpoint and the last step that workers of an `attempt` which ended told of.
+
+    A last step is often later than the last progress: the end comes between two polls.
+    """
+    for outcome in (worker.outcome for worker in attempt.workers if worker.outcome is not None):
+        status = with_checkpoint(status, outcome.checkpoint)
+        progress = status.progress
+        if progress is None or progress.attempt != attempt.number or outcome.step is None or outcome.loss is None:
+            continue
+        if outcome.step > progress.step:
+            percent = text.percent(outcome.step, progress.total_steps)
+            reached = {"step": outcome.step, "percent": percent, "loss": number(outcome.loss)}
+            status = status.model_copy(update={"progress": progress.model_copy(update=reached)})
+    return status
+
+
 def with_checkpoint(status: Status, report: CheckpointReport | None) -> Status:
     """`status` with the newest complete checkpoint that an attempt told of, if it told of one."""
     if report is None:

@@ -450,6 +450,8 @@ def test_suspending_saves_and_stops() -> None:
     assert (story.phase(), decision.actions) == (Phase.SUSPENDED, ())
     record = story.status.attempts[0]
     assert (record.cause, record.decision, record.steps_lost) == ("Suspended", "Suspend", 0)
+    progress = there(story.status.progress)  # the last step came after the last poll, and is shown all the same
+    assert (progress.step, progress.percent, progress.loss, progress.eta) == (31, "31%", "0.0323", None)
     story.change()
     assert story.see(after=5).actions == (StartAttempt(2),)
     assert story.phase() is Phase.STARTING

@@ -1,5 +1,6 @@
 """Every rank holds the whole model; gradients are averaged by torch's DistributedDataParallel."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -33,7 +34,10 @@ def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: W
     move_buffers(model, world.device)
     module: nn.Module = model
     if world.size > 1:
-        module = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+        with warnings.catch_warnings():
+            # torch 2.14 renames the option, torch 2.11 knows no other name
+            warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated")
+            module = DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
     return DdpEngine(
         model=model,
         module=module,
