@@ -40,7 +40,8 @@ def main(words: Sequence[str] | None = None) -> int:
     kopf.configure(verbose=arguments.verbose, log_format=kopf.LogFormat.JSON)
     if not arguments.verbose:
         logging.getLogger("kopf.objects").setLevel(logging.WARNING)  # else a line for every event of every pod
-        logging.getLogger("aiohttp.access").setLevel(logging.WARNING)  # and one for every probe
+        logging.getLogger("kopf.activities.probe").setLevel(logging.WARNING)  # and two for every probe
+        logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     try:
         settings = load_settings(arguments.settings) if arguments.settings else Settings()
     except (ValueError, OSError) as error:

@@ -1,7 +1,11 @@
 """What goes wrong on a real cluster, and that nothing is lost: kills, suspension, deletion."""
 
+import os
+import signal
 import time
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +26,18 @@ def long_run(name: str, **spec: Any) -> dict[str, Any]:
 def at_step(step: int) -> Any:
     """Whether a status tells of a run that trains and has done so many steps."""
     return lambda status: status.get("phase") == "Running" and status.get("progress", {}).get("step", 0) >= step
+
+
+def kill_ranks(host: str) -> None:
+    """SIGKILL the training processes of the pod with this host name: containers share this machine's kernel."""
+    killed = 0
+    for process in Path("/proc").iterdir():
+        with suppress(OSError):
+            command, environment = ((process / what).read_bytes() for what in ("cmdline", "environ"))
+            if b"finetune_trainer\0" in command and f"HOSTNAME={host}\0".encode() in environment:
+                os.kill(int(process.name), signal.SIGKILL)
+                killed += 1
+    assert killed, f"no rank runs on {host}"
 
 
 @pytest.fixture(scope="module")
@@ -50,15 +66,14 @@ def test_a_killed_operator_disturbs_nothing_and_makes_nothing_twice(kit: Kit, un
 def test_a_killed_rank_leads_to_attempt_two_and_the_same_losses(kit: Kit, unbroken: dict[int, float]) -> None:
     kit.apply(long_run("killed"))
     kit.wait("killed", at_step(10), "step 10")
-    victim = next(
-        pod for pod in kit.pods("killed", role="worker") if pod["metadata"]["name"].startswith("killed-r1-1-")
-    )
-    kit.cluster.kubectl("-n", TEAM, "delete", "pod", victim["metadata"]["name"], "--force", "--grace-period=0")
+    kill_ranks(host="killed-r1-1")
     kit.wait("killed", lambda status: status.get("restarts", 0) == 1, "a second attempt")
     status = kit.wait_phase("killed", "Succeeded")["status"]
     first, second = status["attempts"]
-    assert first["cause"] not in ("Done", None)
-    assert second["resumedFromStep"] >= 4
+    assert (first["cause"], first["decision"]) == ("Infrastructure", "Retry")
+    assert "SIGKILL" in first["message"]
+    assert second["resumedFromStep"] % 4 == 0
+    assert second["resumedFromStep"] + first["stepsLost"] == first["lastStep"]
     assert kit.losses("killed") == unbroken
 
 
@@ -67,7 +82,7 @@ def test_suspend_gives_the_gpus_back_and_resume_goes_on_exactly(kit: Kit, unbrok
     kit.wait("paused", at_step(6), "step 6")
     kit.patch("paused", {"suspend": True})
     status = kit.wait_phase("paused", "Suspended")["status"]
-    assert kit.pods("paused", role="worker") == []
+    assert {pod["status"]["phase"] for pod in kit.pods("paused", role="worker")} <= {"Succeeded", "Failed"}
     saved = status["checkpoint"]["step"]
     assert saved >= 6
     kit.patch("paused", {"suspend": False})
