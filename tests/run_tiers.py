@@ -16,7 +16,6 @@ from pathlib import Path
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS))
 
-from finetune_operator.backends.local.machine import this_machine  # noqa: E402
 from harness import requirements  # noqa: E402 - the path above makes it importable
 
 
@@ -94,8 +93,6 @@ def main(names: list[str]) -> int:
         return 2
     results = [run(tier) for tier in TIERS if not names or tier.name in names]
     print("\n" + "\n".join(map(str, results)))
-    if not names and not this_machine(os.environ).gpus:
-        print("gpu           not run here: no NVIDIA GPU; see benchmarks/gpu")
     passed, failed = sum(result.passed for result in results), sum(result.failed for result in results)
     skipped = sum(result.skipped for result in results)
     print(f"\n{passed} passed, {failed} failed, {skipped} skipped")

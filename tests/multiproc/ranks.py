@@ -4,11 +4,14 @@ Importing torch and transformers takes eight seconds of a CPU; a fork takes none
 since threads of a parent do not live on in its children.
 """
 
+import faulthandler
 import multiprocessing
 import os
 import socket
 import traceback
 from collections.abc import Callable
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,7 +54,7 @@ def on_ranks(size: int, program: Callable[..., T], *arguments: Any, log: Path) -
     for process in processes:
         process.start()
     try:
-        answers = [_answer(receiver, rank, log) for rank, (receiver, _) in enumerate(pipes)]
+        answers = [_answer(process, pipes[rank][0], rank, log) for rank, process in enumerate(processes)]
     finally:
         for process in processes:
             process.join(timeout=5)
@@ -59,9 +62,11 @@ def on_ranks(size: int, program: Callable[..., T], *arguments: Any, log: Path) -
     return answers
 
 
-def _answer(receiver: Any, rank: int, log: Path) -> Any:
-    if not receiver.poll(SECONDS):
-        raise RankFailedError(f"rank {rank} did not answer within {SECONDS} seconds\n{_tail(log, rank)}")
+def _answer(process: BaseProcess, receiver: Connection, rank: int, log: Path) -> Any:
+    # a process that dies without a word leaves its pipe open in the others, so both are watched
+    wait([receiver, process.sentinel], timeout=SECONDS)
+    if not receiver.poll():
+        raise RankFailedError(f"rank {rank} gave no answer, exit code {process.exitcode}\n{_tail(log, rank)}")
     succeeded, answer = receiver.recv()
     if not succeeded:
         raise RankFailedError(f"rank {rank}: {answer}\n{_tail(log, rank)}")
@@ -81,6 +86,7 @@ def _rank(
     output = os.open(log.with_suffix(f".{rank}.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(output, 1)
     os.dup2(output, 2)
+    faulthandler.enable(output)  # pytest's own would write between its dots
     reporting.log_to_stderr(rank)
     try:
         world: World = distributed.join()
