@@ -61,7 +61,7 @@ golden: $(INSTALLED) ## Rewrite the golden manifests; review the diff
 	$(BIN)/python -m pytest -q tests/unit/manifests --update-golden
 
 .PHONY: cluster
-cluster: $(INSTALLED) ## Start a real Kubernetes on this machine to play with, the operator installed
+cluster: $(TINY_MODEL)/config.json ## Start a real Kubernetes on this machine to play with, the operator installed
 	$(HARNESS) up --with-operator
 
 .PHONY: cluster-down

@@ -36,8 +36,11 @@ def up(arguments: argparse.Namespace) -> None:
         _start(cluster)
     if arguments.with_operator:
         project.install(cluster)
+        project.put_examples(cluster)
     print(f"# {arguments.name} is up after {time.monotonic() - start:.0f} s")
     env(arguments)
+    if arguments.with_operator:
+        print("# kubectl apply -f examples/quickstart.yaml && kubectl get qwen3finetunes -w")
     print(f"# end it with: PYTHONPATH=tests python -m harness down {arguments.name}")
 
 

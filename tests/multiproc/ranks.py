@@ -87,6 +87,8 @@ def _rank(
     os.dup2(output, 1)
     os.dup2(output, 2)
     faulthandler.enable(output)  # pytest's own would write between its dots
+    # torch replaces its forked thread pool at the next use; two autograd threads would race for it and abort
+    torch.set_num_threads(1)
     reporting.log_to_stderr(rank)
     try:
         world: World = distributed.join()

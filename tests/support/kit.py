@@ -13,14 +13,8 @@ from harness import Cluster, project
 ROOT = project.ROOT
 SYSTEM = project.NAMESPACE
 TEAM = "team-a"
-INPUTS, CACHE = "inputs", "model-cache"
-VALUES = {  # a node of two cores holds the control plane, too
-    "settings.progressIntervalSeconds": "1",
-    "trainer.environment.OMP_NUM_THREADS": '"1"',
-    "trainer.prepareCpu": "250m",
-    "trainer.prepareMemory": "4Gi",
-    "trainer.sharedMemory": "1Gi",
-}
+INPUTS, CACHE = project.INPUTS, "model-cache"
+VALUES = {"settings.progressIntervalSeconds": "1"}
 Run = dict[str, Any]
 
 
@@ -37,7 +31,7 @@ class Kit:
         project.install(self.cluster, VALUES)
         self.cluster.kubectl("create", "namespace", TEAM)
         self.cluster.kubectl("label", "namespace", TEAM, "pod-security.kubernetes.io/enforce=restricted")
-        self.cluster.kubectl.apply([_claim(INPUTS, "volume-0"), _claim(CACHE, "volume-1")])
+        self.cluster.kubectl.apply([project.claim(INPUTS, TEAM, "volume-0"), project.claim(CACHE, TEAM, "volume-1")])
 
     def put_inputs(self, folder: Path) -> None:
         """Copy a folder's content onto the inputs volume."""
@@ -45,9 +39,7 @@ class Kit:
 
     def volume(self, claim: str) -> Path:
         """Where a bound claim's files lie on this machine."""
-        bound = self.cluster.kubectl.json("-n", TEAM, "get", "pvc", claim)
-        volume = self.cluster.kubectl.json("get", "pv", bound["spec"]["volumeName"])
-        return Path(volume["spec"]["local"]["path"])
+        return project.volume(self.cluster, claim, TEAM)
 
     def apply(self, run: Run) -> None:
         """`kubectl apply` of a run in the team's namespace."""
@@ -141,18 +133,5 @@ def finetune(name: str, **spec: Any) -> Run:
             },
             "resources": {"cpuPerGpu": "250m", "memoryPerGpu": "3Gi", "gpuMemory": "80Gi"},
             **spec,
-        },
-    }
-
-
-def _claim(name: str, volume: str) -> dict[str, Any]:
-    return {
-        "apiVersion": "v1",
-        "kind": "PersistentVolumeClaim",
-        "metadata": {"name": name, "namespace": TEAM},
-        "spec": {
-            "accessModes": ["ReadWriteMany"],
-            "volumeName": volume,
-            "resources": {"requests": {"storage": "1Gi"}},
         },
     }
