@@ -37,8 +37,15 @@ def test_a_pod_that_runs_but_whose_container_does_not_waits() -> None:
 
 def test_no_room_is_told_by_the_scheduler() -> None:
     scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": "0/3 nodes"}
-    worker = pods.worker(objects.pod(conditions=(scheduled,)))
+    unbound = objects.pod(conditions=(scheduled,)) | {"spec": {}}
+    worker = pods.worker(unbound)
     assert (worker.waiting_reason, worker.waiting_message) == ("Unschedulable", "0/3 nodes")
+
+
+def test_a_late_word_of_the_scheduler_does_not_hide_why_a_bound_pod_waits() -> None:
+    scheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    container = {"waiting": {"reason": "ImagePullBackOff"}}
+    assert pods.waiting(objects.pod(conditions=(scheduled,), container=container)) == ("ImagePullBackOff", None)
 
 
 def test_a_pod_that_runs_waits_for_nothing() -> None:

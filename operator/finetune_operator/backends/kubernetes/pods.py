@@ -62,7 +62,8 @@ def waiting(pod: Object) -> tuple[str | None, str | None]:
     if state(pod) is not WorkerState.WAITING:
         return None, None
     scheduled = _condition(pod, "PodScheduled")
-    if scheduled.get("status") == "False":
+    # a pod that is bound has a node, whatever a late word of the scheduler says
+    if scheduled.get("status") == "False" and not pod.get("spec", {}).get("nodeName"):
         return scheduled.get("reason"), scheduled.get("message")
     status = pod.get("status", {})
     for container in (*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())):
