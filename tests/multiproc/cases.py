@@ -11,7 +11,7 @@ from torch import Tensor
 
 from finetune_contract import DatasetReport, Outcome, RunConfig
 from finetune_contract.paths import CHECKPOINTS, checkpoint_name
-from finetune_trainer import recipe
+from finetune_trainer import recipe, running
 from finetune_trainer.data.cache import write_split
 from finetune_trainer.data.folders import complete, partial_folder
 from finetune_trainer.distributed import World, from_main
@@ -95,10 +95,10 @@ def config(output: Path, model: Path, tokens: Path, **changes: Any) -> RunConfig
     return RunConfig.model_validate(values | changes)
 
 
-def train(world: World, run: RunConfig, stop: recipe.Stop | None = None) -> Outcome:
+def train(world: World, run: RunConfig, stop: running.Stop | None = None) -> Outcome:
     """The whole recipe on this rank."""
     Path(run.output_dir).mkdir(parents=True, exist_ok=True)
-    return recipe.run(run, world, stop or NeverStop(), recipe.Position())
+    return recipe.run(run, world, stop or NeverStop(), running.Position())
 
 
 def take_over(world: World, source: Path, step: int, target: Path) -> None:

@@ -42,11 +42,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _outcome(config_file: Path, rank: int, stop: StopFlag) -> Outcome:
-    from finetune_trainer import distributed, recipe, reporting
+    from finetune_trainer import distributed, recipe, reporting, running
     from finetune_trainer.failures import failure_of
 
     reporting.log_to_stderr(rank)
-    position = recipe.Position()
+    position = running.Position()
     try:
         config = RunConfig.model_validate_json(config_file.read_text(encoding="utf-8"))
         outcome = recipe.run(config, distributed.join(), stop, position)
