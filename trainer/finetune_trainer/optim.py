@@ -1,6 +1,7 @@
 """AdamW, its learning rate as a pure function of the step, and the update that DDP and FSDP share."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -29,26 +30,45 @@ def learning_rate(step: int, *, total_steps: int, schedule: Schedule, peak: floa
     return peak * (schedule.final_ratio + (1 - schedule.final_ratio) * shape)
 
 
-def decaying_names(model: nn.Module) -> frozenset[str]:
-    """The trained parameters that decay: not norms, biases and other one-dimensional ones.
+@dataclass(frozen=True, slots=True, order=True)
+class Treatment:
+    """What AdamW does with a parameter that it does not do with all."""
 
-    To be asked of the skeleton: a strategy may flatten what it cuts.
+    decays: bool
+    rate_factor: float = 1.0
+    """Its own learning rate, in units of the run's."""
+
+
+def treatments(model: nn.Module, rate_factors: Mapping[str, float]) -> dict[str, Treatment]:
+    """How each trained parameter is treated; norms, biases and other one-dimensional ones do not decay.
+
+    To be asked of the skeleton: a strategy may flatten what it cuts. `rate_factors` names those whose rate is not the
+    run's; see methods.rate_factors.
     """
-    return frozenset(name for name, parameter in trained_parameters(model) if parameter.ndim >= 2)
+    trained = dict(trained_parameters(model))
+    assert rate_factors.keys() <= trained.keys(), "only what is trained has a rate"
+    return {
+        name: Treatment(decays=parameter.ndim >= 2, rate_factor=rate_factors.get(name, 1.0))
+        for name, parameter in trained.items()
+    }
 
 
-def adamw(model: nn.Module, decaying: frozenset[str], config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW over the trained parameters; the rate is set at every update.
+def adamw(model: nn.Module, treated: Mapping[str, Treatment], config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW over the trained parameters, one group per treatment; the rate is set at every update.
 
     Source: Loshchilov and Hutter 2017, arXiv 1711.05101.
     """
     trained = list(trained_parameters(model))
     groups = [
-        {"params": [each for name, each in trained if name in decaying], "weight_decay": config.weight_decay},
-        {"params": [each for name, each in trained if name not in decaying], "weight_decay": 0.0},
+        {
+            "params": [parameter for name, parameter in trained if treated[name] == treatment],
+            "weight_decay": config.weight_decay if treatment.decays else 0.0,
+            "rate_factor": treatment.rate_factor,
+        }
+        for treatment in sorted({treated[name] for name, _ in trained}, reverse=True)
     ]
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
+        groups,
         lr=config.peak_learning_rate,
         betas=(config.beta1, config.beta2),
         eps=config.epsilon,
@@ -65,9 +85,9 @@ def moments(optimizer: torch.optim.AdamW, parameter: nn.Parameter) -> tuple[Tens
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Use `rate` at the next update."""
+    """Use `rate` at the next update, times each group's own factor."""
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group["rate_factor"]
 
 
 @dataclass(slots=True)

@@ -8,6 +8,7 @@ from finetune_trainer import checkpoint, export, methods, strategies
 from finetune_trainer.data.loader import TokenCache, open_tokens, total_steps, training_steps
 from finetune_trainer.distributed import World
 from finetune_trainer.model import WeightFiles, load_config, recompute_activations, skeleton
+from finetune_trainer.optim import treatments
 from finetune_trainer.reporting import Reporter
 from finetune_trainer.running import Position, Run, Stop, StopAgreedError, stop_if_agreed
 from finetune_trainer.saving import resume, save
@@ -57,7 +58,8 @@ def load(
     log.info("trains: %s", method.table(adapted))
     flops = flops_per_token(adapted)  # before the strategy cuts the weights
     initial = method.initial_values(config.method, files, config.seed)
-    engine = strategies.chosen(config).prepare(adapted, initial, config, world)
+    treated = treatments(adapted, method.rate_factors(adapted, config.method))
+    engine = strategies.chosen(config).prepare(adapted, initial, config, world, treated)
     settings = checkpoint.settings_of(
         config, model_digest=checkpoint.model_digest(config.model_dir), tokens_digest=cache.report.digest
     )

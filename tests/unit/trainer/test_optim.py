@@ -8,7 +8,15 @@ from torch import nn
 
 from finetune_contract import ConstantSchedule, CosineSchedule, LinearSchedule, OptimizerConfig, Precision, Schedule
 from finetune_trainer.failures import NotANumberError
-from finetune_trainer.optim import LossScale, adamw, apply_update, decaying_names, learning_rate
+from finetune_trainer.optim import (
+    LossScale,
+    Treatment,
+    adamw,
+    apply_update,
+    learning_rate,
+    set_learning_rate,
+    treatments,
+)
 
 
 def rates(schedule: Schedule, steps: int = 10) -> list[float]:
@@ -34,7 +42,7 @@ def test_cosine_ends_near_its_final_ratio() -> None:
 def step_with(gradient: float, scale: LossScale) -> tuple[nn.Linear, bool]:
     model = nn.Linear(2, 2)
     before = model.weight.detach().clone()
-    optimizer = adamw(model, decaying_names(model), OptimizerConfig(peak_learning_rate=0.1))
+    optimizer = adamw(model, treatments(model, {}), OptimizerConfig(peak_learning_rate=0.1))
     for parameter in model.parameters():
         parameter.grad = torch.full_like(parameter, gradient)
     update = apply_update(optimizer, scale, rate=0.1, max_norm=1.0)
@@ -64,4 +72,20 @@ def test_fp16_overflows_without_end_are_not_the_scale_s_fault() -> None:
 
 
 def test_norms_and_biases_do_not_decay() -> None:
-    assert decaying_names(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2))) == {"0.weight"}
+    found = treatments(nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), {})
+    assert {name for name, treatment in found.items() if treatment.decays} == {"0.weight"}
+
+
+def test_a_parameter_moves_with_its_own_rate() -> None:
+    model = nn.Linear(2, 2)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    treated = treatments(model, {"weight": 16.0})
+    assert treated == {"weight": Treatment(decays=True, rate_factor=16.0), "bias": Treatment(decays=False)}
+    optimizer = adamw(model, treated, OptimizerConfig(peak_learning_rate=0.1))
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    set_learning_rate(optimizer, 1e-3)
+    optimizer.step()  # AdamW's first update of a gradient of ones is the rate itself
+    moved = {name: (before[name] - parameter).detach() for name, parameter in model.named_parameters()}
+    torch.testing.assert_close(moved["weight"], torch.full((2, 2), 16e-3), atol=1e-6, rtol=0)
+    torch.testing.assert_close(moved["bias"], torch.full((2,), 1e-3), atol=1e-6, rtol=0)

@@ -3,6 +3,7 @@
 apply(model, method, base_name) -> model   mark what is trained, on the skeleton; raises UserError
 initial_values(method, files, seed)        Source of every parameter's first value
 table(model)                               what trains, in a line
+rate_factors(model, method)                own learning rates of parameters, in units of the run's
 check_gradients(norms)                     raise when the first step shows that something does not learn
 """
 
@@ -27,6 +28,9 @@ class MethodModule(Protocol):
 
     def initial_values(self, method: Any, files: WeightFiles, seed: int) -> Source:
         """Where every parameter's first value comes from."""
+
+    def rate_factors(self, model: PreTrainedModel, method: Any) -> Mapping[str, float]:
+        """Trained parameters whose learning rate is not the run's, and by what factor."""
 
     def check_gradients(self, gradients: Mapping[str, Tensor]) -> None:
         """Raise when something does not learn; gets the norm of every trained parameter's gradient."""

@@ -19,6 +19,11 @@ def initial_values(method: FullMethod, files: WeightFiles, seed: int) -> Source:
     return files.read
 
 
+def rate_factors(model: PreTrainedModel, method: FullMethod) -> Mapping[str, float]:  # noqa: ARG001 - as lora.rate_factors
+    """One rate for all."""
+    return {}
+
+
 def check_gradients(gradients: Mapping[str, Tensor]) -> None:
     """Nothing to find: a weight may honestly have no gradient, such as the embedding of a token that is not there."""
 

@@ -102,6 +102,11 @@ def saved_name(name: str) -> str:
     return name.replace(_ADAPTER, ".")
 
 
+def rate_factors(model: PreTrainedModel, method: LoraMethod) -> Mapping[str, float]:  # noqa: ARG001 - as full.rate_factors
+    """One rate for all."""
+    return {}
+
+
 def check_gradients(gradients: Mapping[str, Tensor]) -> None:
     """Raise when an adapter gets no gradient, or one that is not finite.
 

@@ -1,6 +1,6 @@
 """How ranks share the work. Every strategy is a file with one function, `prepare`, that makes an Engine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from finetune_contract import DdpParallelism, FsdpParallelism, RunConfig
 from finetune_trainer.distributed import World
 from finetune_trainer.model import Source
-from finetune_trainer.optim import LossScale, Update
+from finetune_trainer.optim import LossScale, Treatment, Update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,8 +81,15 @@ class Engine(Protocol):
 class StrategyModule(Protocol):
     """What a strategy's file offers."""
 
-    def prepare(self, model: PreTrainedModel, initial: Source, config: RunConfig, world: World) -> Engine:
-        """Give the skeleton its values, cut as this strategy does, and an optimizer."""
+    def prepare(
+        self,
+        model: PreTrainedModel,
+        initial: Source,
+        config: RunConfig,
+        world: World,
+        treated: Mapping[str, Treatment],
+    ) -> Engine:
+        """Give the skeleton its values, cut as this strategy does, and an optimizer that treats them as said."""
 
 
 def chosen(config: RunConfig) -> StrategyModule:

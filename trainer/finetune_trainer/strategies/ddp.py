@@ -1,7 +1,7 @@
 """Every rank holds the whole model; gradients are averaged by torch's DistributedDataParallel."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -21,14 +21,15 @@ from finetune_trainer.model import (
     set_dtypes,
     trained_parameters,
 )
-from finetune_trainer.optim import LossScale, Update, adamw, apply_update, decaying_names, moments
+from finetune_trainer.optim import LossScale, Treatment, Update, adamw, apply_update, moments
 from finetune_trainer.strategies import SavedState, Trained
 
 
-def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: World) -> "DdpEngine":
+def prepare(
+    model: PreTrainedModel, initial: Source, config: RunConfig, world: World, treated: Mapping[str, Treatment]
+) -> "DdpEngine":
     """Trained weights in fp32, frozen ones in the compute dtype; products run under autocast."""
     dtype = COMPUTE_DTYPE[config.precision]
-    decaying = decaying_names(model)
     set_dtypes(model, trained=torch.float32, frozen=dtype)
     materialise(model, initial, world.device)
     move_buffers(model, world.device)
@@ -41,7 +42,7 @@ def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: W
     return DdpEngine(
         model=model,
         module=module,
-        optimizer=adamw(model, decaying, config.optimizer),
+        optimizer=adamw(model, treated, config.optimizer),
         loss_scale=LossScale.of(config.precision),
         dtype=dtype,
         world=world,

@@ -6,7 +6,7 @@ of the loss, the schedule, AdamW, the loss scale, the layout of checkpoints.
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -29,7 +29,7 @@ from finetune_trainer.model import (
     set_dtypes,
     trained_parameters,
 )
-from finetune_trainer.optim import LossScale, Update, adamw, decaying_names, set_learning_rate
+from finetune_trainer.optim import LossScale, Treatment, Update, adamw, set_learning_rate
 from finetune_trainer.strategies import SavedState, Trained
 
 if not torch.cuda.is_available():
@@ -49,7 +49,9 @@ from deepspeed.utils import (
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
-def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: World) -> "DeepSpeedEngine":
+def prepare(
+    model: PreTrainedModel, initial: Source, config: RunConfig, world: World, treated: Mapping[str, Treatment]
+) -> "DeepSpeedEngine":
     """All weights in the compute dtype; the engine keeps fp32 masters of those that are trained."""
     assert isinstance(config.parallelism, DeepSpeedParallelism)
     if config.precision is Precision.FP16 and world.device.type == "cpu":
@@ -59,14 +61,13 @@ def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: W
     deepspeed.init_distributed(dist.get_backend(), auto_mpi_discovery=False, dist_init_required=False)
     generated = engine_config(config)
     dtype = COMPUTE_DTYPE[config.precision]
-    decaying = decaying_names(model)
     set_dtypes(model, trained=dtype, frozen=dtype)
     if config.parallelism.stage == 3:
         _materialise_in_parts(model, initial, config.parallelism, generated, world)
     else:
         materialise(model, initial, world.device)
     move_buffers(model, world.device)
-    optimizer = adamw(model, decaying, config.optimizer)
+    optimizer = adamw(model, treated, config.optimizer)
     module, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=generated, dist_init_required=False)
     engine = DeepSpeedEngine(
         model=model,

@@ -1,6 +1,6 @@
 """Parameters, gradients and optimizer state are cut by rows over the ranks: torch's fully_shard (FSDP2), per layer."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 
@@ -21,15 +21,16 @@ from finetune_trainer.model import (
     set_dtypes,
     trained_parameters,
 )
-from finetune_trainer.optim import LossScale, Update, adamw, apply_update, decaying_names, moments
+from finetune_trainer.optim import LossScale, Treatment, Update, adamw, apply_update, moments
 from finetune_trainer.strategies import SavedState, Trained
 
 
-def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: World) -> "FsdpEngine":
+def prepare(
+    model: PreTrainedModel, initial: Source, config: RunConfig, world: World, treated: Mapping[str, Treatment]
+) -> "FsdpEngine":
     """Cut the skeleton first and read then: no rank ever holds more than its own rows and the layer at work."""
     assert isinstance(config.parallelism, FsdpParallelism)
     dtype = COMPUTE_DTYPE[config.precision]
-    decaying = decaying_names(model)
     set_dtypes(model, trained=torch.float32, frozen=dtype)
     offload = config.parallelism.cpu_offload and world.device.type != "cpu"
     _shard(model, config.parallelism.reshard_after_forward, dtype, world, offload=offload)
@@ -37,7 +38,7 @@ def prepare(model: PreTrainedModel, initial: Source, config: RunConfig, world: W
     return FsdpEngine(
         model=model,
         module=model,
-        optimizer=adamw(model, decaying, config.optimizer),
+        optimizer=adamw(model, treated, config.optimizer),
         loss_scale=LossScale.of(config.precision),
         world=world,
         max_norm=config.optimizer.max_grad_norm,
