@@ -113,7 +113,7 @@ def adapter(finished: Finished) -> Artifact:
     tensors = {lora.saved_name(name): last.weight(name, ALL_ROWS) for name in last.names}
     with _appearing(Path(config.output_dir) / ADAPTER, finished.disk) as folder:
         finished.disk.write(folder / "adapter_model.safetensors", _serialised(tensors))
-        description = lora.adapter_config(config.method, last.names, base_name=config.model_dir)
+        description = lora.adapter_config(config.method, last.names, base_name=config.model_dir, revision=None)
         finished.disk.write(folder / "adapter_config.json", description.encode())
         _check_adapter(folder, tensors)
         model = PeftModel.from_pretrained(_model_in(config.model_dir, config.precision), folder)

@@ -5,9 +5,10 @@ initial_values(method, files, seed)        Source of every parameter's first val
 table(model)                               what trains, in a line
 rate_factors(model, method)                own learning rates of parameters, in units of the run's
 check_gradients(norms)                     raise when the first step shows that something does not learn
+result(method, files, names, trained)      the weights of the whole model after training, for export
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol, cast
 
 from torch import Tensor
@@ -34,6 +35,14 @@ class MethodModule(Protocol):
 
     def check_gradients(self, gradients: Mapping[str, Tensor]) -> None:
         """Raise when something does not learn; gets the norm of every trained parameter's gradient."""
+
+    def result(
+        self, method: Any, files: WeightFiles, names: list[str], trained: Callable[[str], Tensor]
+    ) -> Callable[[str], Tensor]:
+        """Name of a weight in `files` -> its value after training, whole, in fp32.
+
+        `names` are the trained parameters, `trained` reads one of them, fp32.
+        """
 
 
 def chosen(method: Method) -> MethodModule:

@@ -1,12 +1,14 @@
 """Every weight is trained."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from finetune_contract import FullMethod
 from finetune_trainer.model import Source, WeightFiles
+
+EMBEDDING = "model.embed_tokens.weight"
 
 
 def apply(model: PreTrainedModel, method: FullMethod, *, base_name: str) -> PreTrainedModel:  # noqa: ARG001 - as lora.apply
@@ -32,3 +34,17 @@ def table(model: PreTrainedModel) -> str:
     """What trains, in a line."""
     parameters = list(model.parameters())
     return f"all {len(parameters)} tensors, {sum(each.numel() for each in parameters):,} parameters"
+
+
+def result(
+    method: FullMethod,  # noqa: ARG001 - as lora.result
+    files: WeightFiles,  # noqa: ARG001
+    names: list[str],
+    trained: Callable[[str], Tensor],
+) -> Callable[[str], Tensor]:
+    """The trained weights themselves; a tied head, which may stand in the files, was trained as the embedding."""
+
+    def value(name: str) -> Tensor:
+        return trained(name if name in names else EMBEDDING)
+
+    return value

@@ -10,7 +10,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import cast
 
 import torch
@@ -135,12 +135,39 @@ def table(model: PreTrainedModel) -> str:
     return f"{sum(sizes.values()):,} parameters: " + "; ".join(lines)
 
 
-def adapter_config(method: LoraMethod, names: list[str], *, base_name: str) -> str:
-    """PEFT's adapter_config.json for the trained parameters `names`."""
+def adapter_tensors(
+    method: LoraMethod,  # noqa: ARG001 - variants of LoRA save other parts
+    names: list[str],
+    trained: Callable[[str], Tensor],
+) -> dict[str, Tensor]:
+    """What adapter_model.safetensors holds, by PEFT's saved names; fp32, as trained."""
+    return {saved_name(name): trained(name) for name in names}
+
+
+def adapter_config(method: LoraMethod, names: list[str], *, base_name: str, revision: str | None) -> str:
+    """PEFT's adapter_config.json for the trained parameters `names` of the base `base_name` at `revision`."""
     modules = sorted({_module(name).rpartition(".")[2] for name in names})
     values = _peft_config(method, modules, base_name).to_dict()
-    values |= {"target_modules": modules, "inference_mode": True}  # PEFT holds a set, whose order differs every time
+    # PEFT holds a set, whose order differs every time
+    values |= {"target_modules": modules, "inference_mode": True, "revision": revision}
     return json.dumps(values, indent=2, sort_keys=True, default=str)
+
+
+def result(
+    method: LoraMethod, files: WeightFiles, names: list[str], trained: Callable[[str], Tensor]
+) -> Callable[[str], Tensor]:
+    """The base with the adapters added in: W + alpha / R * B A (Hu et al. 2021, section 4.1)."""
+    factor = method.alpha / method.rank
+    halves = pairs(names)
+
+    def value(name: str) -> Tensor:
+        weight_ED = files.read(name).float()
+        if name not in halves:
+            return weight_ED
+        a_RD, b_ER = (trained(each) for each in halves[name])
+        return weight_ED + factor * (b_ER @ a_RD)
+
+    return value
 
 
 def pairs(names: list[str]) -> dict[str, tuple[str, str]]:
