@@ -39,6 +39,24 @@ DATASET_TOKEN_ENV = "FINETUNE_DATASET_TOKEN"  # noqa: S105 - the name of a varia
 """Token for a gated dataset, which may lie on another hub; set in the preparation's pod alone."""
 
 
+def dataset_token_env(number: int) -> str:
+    """Variable with the hub token of the dataset's source `number`; set in the preparation's pod alone.
+
+    Training sources count from 0 in their order, and the validation's own source follows.
+    """
+    return f"FINETUNE_DATASET_{number}_TOKEN"
+
+
+def dataset_access_key_env(number: int) -> str:
+    """Variable with the S3 access key id of the dataset's source `number`; see `dataset_token_env`."""
+    return f"FINETUNE_DATASET_{number}_ACCESS_KEY"
+
+
+def dataset_secret_key_env(number: int) -> str:
+    """Variable with the S3 secret access key of the dataset's source `number`; see `dataset_token_env`."""
+    return f"FINETUNE_DATASET_{number}_SECRET_KEY"
+
+
 def checkpoint_name(step: int) -> str:
     """Folder name of the checkpoint taken after `step` steps; sorts by step."""
     return f"step-{step:08d}"
