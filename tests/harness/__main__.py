@@ -79,9 +79,13 @@ def down(arguments: argparse.Namespace) -> None:
 
 
 def build(arguments: argparse.Namespace) -> None:
-    """Builds programs without starting any, and prints their folders."""
+    """Builds programs without starting any, and prints their folders; with --images the project's images, too."""
     for component in arguments.components or [name for name in builds.COMPONENTS if name != "kwok"]:
         print(builds.build(component))
+    if arguments.images:
+        requirements.install(requirements.CONTROL_PLANE_PACKAGES | requirements.NODE_PACKAGES)
+        for target in ("operator", "trainer"):
+            print(images.ensure_image(target, project.ROOT / "Dockerfile", project.ROOT))
 
 
 def missing(_: argparse.Namespace) -> None:
@@ -110,7 +114,9 @@ def _parser() -> argparse.ArgumentParser:
     add(down)
     add(logs).add_argument("--destination", default="cluster-logs", help="a folder (default: %(default)s)")
     add(missing, named=False)
-    add(build, named=False).add_argument("components", nargs="*", choices=[*builds.COMPONENTS, []])
+    programs = add(build, named=False)
+    programs.add_argument("components", nargs="*", choices=[*builds.COMPONENTS, []])
+    programs.add_argument("--images", action="store_true", help="build the targets of the Dockerfile as well")
     building = add(image, named=False)
     building.add_argument("target", help="a target of the Dockerfile: operator or trainer")
     building.add_argument("--file", default="Dockerfile", help="the Dockerfile (default: ./Dockerfile)")
