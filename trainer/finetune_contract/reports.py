@@ -5,11 +5,12 @@ is bounded, and `to_message` drops detail until it fits.
 """
 
 from enum import IntEnum, StrEnum
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from finetune_contract.base import CONTRACT_VERSION, ContractModel
+from finetune_contract.indicators import MAX_ALARMS, MAX_TRACKERS, Alarm, Indicators, TrackerReport
 
 TERMINATION_MESSAGE_BYTES = 4096
 """Kubernetes' own limit for one container's termination message."""
@@ -58,6 +59,10 @@ class CheckpointReport(ContractModel):
     """How long the save took."""
 
 
+Interventions = Annotated[tuple[Annotated[str, Field(max_length=160)], ...], Field(max_length=8)]
+"""What was done about steps that were no numbers and about a diverging loss; newest last, the newest ones only."""
+
+
 class Progress(ContractModel):
     """A snapshot of a running attempt, as rank 0 serves it at `/progress`."""
 
@@ -71,8 +76,15 @@ class Progress(ContractModel):
     loss: float | None = None
     """Of the last step: mean over its supervised tokens. None before the first step."""
     validation_loss: float | None = None
+    best_validation_loss: float | None = None
+    """The lowest so far."""
     learning_rate: float | None = None
     grad_norm: float | None = None
+    gradient_noise_scale: float | None = None
+    """In sequences: a smaller global batch is ruled by noise, a much larger one wastes work. None: not measured yet."""
+    skipped_steps: int = Field(default=0, ge=0)
+    """Steps of the whole run that changed nothing, since loss or gradient norm was not finite."""
+    interventions: Interventions = ()
     tokens_per_second: float | None = None
     """Real (non-padding) tokens of all ranks per second, over the last steps."""
     step_seconds: float | None = None
@@ -80,6 +92,12 @@ class Progress(ContractModel):
     eta_seconds: float | None = None
     peak_memory_bytes: int | None = None
     """Largest over the ranks, as the accelerator's allocator saw it; host memory on a CPU."""
+    indicators: Indicators | None = None
+    """None before the first step."""
+    alarms: tuple[Alarm, ...] = Field(default=(), max_length=MAX_ALARMS)
+    """Indicators that are beyond their limits."""
+    trackers: dict[str, TrackerReport] = Field(default_factory=dict, max_length=MAX_TRACKERS)
+    """By name, those that the run was told to use."""
     resumed_from_step: int | None = None
     """Step of the checkpoint this attempt began with; None: it began at the base model."""
     checkpoint: CheckpointReport | None = None
@@ -125,6 +143,10 @@ class TrainingResult(ContractModel):
     validation_loss: float | None = None
     trained_tokens: int
     """Real tokens that went through the model, all attempts together."""
+    stopped_early: bool = False
+    """Whether the validation loss ended the run before its last step."""
+    artifacts_step: int | None = None
+    """The step whose weights the artifacts hold."""
     artifacts: tuple[Artifact, ...] = Field(max_length=4)
 
 
@@ -143,6 +165,7 @@ class Outcome(ContractModel):
     """Last step done."""
     loss: float | None = None
     """Of that step."""
+    interventions: Interventions = ()
 
     def to_message(self) -> str:
         """This outcome as JSON of at most TERMINATION_MESSAGE_BYTES bytes."""

@@ -1,14 +1,17 @@
 """What the operator tells the trainer: `PrepareConfig` for the CPU-only preparation, `RunConfig` for an attempt."""
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from finetune_contract.base import CONTRACT_VERSION, ContractModel
+from finetune_contract.batch import BatchConfig
 from finetune_contract.methods import Method
 from finetune_contract.parallelism import Parallelism
+from finetune_contract.schedules import Schedule
 from finetune_contract.sources import DatasetConfig, ModelSource
+from finetune_contract.stability import EvaluationConfig, StabilityConfig
 
 
 class RunIdentity(ContractModel):
@@ -25,54 +28,6 @@ class Precision(StrEnum):
     BF16 = "Bf16"
     FP16 = "Fp16"
     FP32 = "Fp32"
-
-
-class BatchConfig(ContractModel):
-    """How the global batch is cut: global = micro x accumulation x world, always exactly."""
-
-    global_sequences: int = Field(ge=1)
-    """Sequences (packed ones, with packing) per optimizer step, over all ranks."""
-    micro_sequences: int = Field(ge=1)
-    """Sequences per rank in one forward pass."""
-    accumulation_steps: int = Field(ge=1)
-    world_size: int = Field(ge=1)
-
-    @model_validator(mode="after")
-    def _product_is_whole(self) -> Self:
-        product = self.micro_sequences * self.accumulation_steps * self.world_size
-        if product != self.global_sequences:
-            raise ValueError(
-                f"global_sequences: {self.global_sequences} is not micro_sequences {self.micro_sequences} x "
-                f"accumulation_steps {self.accumulation_steps} x world_size {self.world_size} = {product}"
-            )
-        return self
-
-
-class CosineSchedule(ContractModel):
-    """Linear warm-up, then half a cosine down to `final_ratio` of the peak."""
-
-    type: Literal["Cosine"] = "Cosine"
-    warmup_ratio: float = Field(ge=0, lt=1)
-    """Share of all steps."""
-    final_ratio: float = Field(default=0.0, ge=0, le=1)
-
-
-class LinearSchedule(ContractModel):
-    """Linear warm-up, then a straight line down to `final_ratio` of the peak."""
-
-    type: Literal["Linear"] = "Linear"
-    warmup_ratio: float = Field(ge=0, lt=1)
-    final_ratio: float = Field(default=0.0, ge=0, le=1)
-
-
-class ConstantSchedule(ContractModel):
-    """Linear warm-up, then the peak rate."""
-
-    type: Literal["Constant"] = "Constant"
-    warmup_ratio: float = Field(ge=0, lt=1)
-
-
-Schedule = Annotated[CosineSchedule | LinearSchedule | ConstantSchedule, Field(discriminator="type")]
 
 
 class OptimizerConfig(ContractModel):
@@ -144,6 +99,8 @@ class RunConfig(ContractModel):
     """Stop after so many optimizer steps, whatever `epochs` says."""
     optimizer: OptimizerConfig
     schedule: Schedule
+    stability: StabilityConfig = StabilityConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
     precision: Precision
     parallelism: Parallelism
     activation_checkpointing: ActivationCheckpointing
