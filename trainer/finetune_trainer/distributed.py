@@ -74,6 +74,16 @@ def maxima(world: World, values: Sequence[float]) -> list[float]:
     return _reduced(world, values, dist.ReduceOp.MAX)
 
 
+def gathered(world: World, row: Sequence[float]) -> list[list[float]]:
+    """Every rank's row of numbers, in the order of ranks; the rows are equally long."""
+    own = torch.tensor(row, dtype=torch.float64)
+    if world.size == 1:
+        return [own.tolist()]
+    rows = [torch.empty_like(own) for _ in range(world.size)]
+    dist.all_gather(rows, own, group=world.control)
+    return [each.tolist() for each in rows]
+
+
 def any_rank(world: World, flag: bool) -> bool:
     """Whether `flag` is set on any rank; the same answer everywhere."""
     return bool(maxima(world, [float(flag)])[0])
