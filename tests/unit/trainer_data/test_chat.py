@@ -1,177 +1,188 @@
-"""What is learnt of a conversation, token by token, with the real Qwen3 tokenizer."""
+"""What is learnt of a conversation, token by token, with the real Qwen3 tokenizer and each family's chat template."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-from finetune_contract import Thinking
-from finetune_trainer.data.chat import ChatRenderer, Document
-from finetune_trainer.data.errors import PreparationError, RowProblem
-from finetune_trainer.data.formats import Conversation, Turn
+from finetune_contract import DatasetFormat, Supervise, Thinking
+from finetune_trainer.data.document import Document
+from finetune_trainer.data.errors import PreparationError
+from finetune_trainer.data.formats import Layout
+from finetune_trainer.data.json_rows import Row
+from finetune_trainer.data.rendering import Renderer
+from unit.trainer_data.conftest import with_template
+from unit.trainer_data.oracle import learnt_texts
+from unit.trainer_data.rows import (
+    WEATHER,
+    assistant,
+    call,
+    dataset_config,
+    document,
+    problem,
+    rendered,
+    system,
+    tool,
+    user,
+)
 
 EMPTY_THINKING = "<think>\n\n</think>\n\n"
+PLAIN = {"messages": [user("q"), assistant("a")]}
+REASONED = {"messages": [user("q"), assistant("a", reasoning_content="because")]}
+LONG = {
+    "messages": [user("a"), assistant("b", reasoning_content="r"), user("c"), assistant("d", reasoning_content="s")]
+}
 
 
-def renderer(tokenizer: Any, thinking: Thinking = Thinking.AUTO, system: str | None = None) -> ChatRenderer:
-    return ChatRenderer(tokenizer, thinking=thinking, system_prompt=system)
-
-
-def conversation(*turns: Turn) -> Conversation:
-    return Conversation(row=1, line=1, turns=turns)
-
-
-def document_of(chat: ChatRenderer, *turns: Turn) -> Document:
-    (document,) = chat.documents([conversation(*turns)])
-    assert isinstance(document, Document), document
-    return document
-
-
-def learnt(tokenizer: Any, document: Document) -> list[str]:
-    """The supervised stretches as text."""
-    edges = np.flatnonzero(np.diff(document.supervised, prepend=0, append=0)).reshape(-1, 2)
-    return [tokenizer.decode(document.input_ids[begin:end].tolist()) for begin, end in edges]
-
-
-def context(tokenizer: Any, document: Document) -> str:
+def context(tokenizer: Any, made: Document) -> str:
     """Everything before the last supervised stretch."""
-    last_begin = np.flatnonzero(np.diff(document.supervised, prepend=0) == 1)[-1]
-    return str(tokenizer.decode(document.input_ids[:last_begin].tolist()))
+    last_begin = np.flatnonzero(np.diff(made.supervised, prepend=0) == 1)[-1]
+    return str(tokenizer.decode(made.input_ids[:last_begin].tolist()))
 
 
 def test_each_token_of_a_short_row_is_learnt_or_not_as_it_should_be(qwen3: Any) -> None:
-    document = document_of(renderer(qwen3), Turn("user", "Hi"), Turn("assistant", "Ho!"))
-    tokens = qwen3.convert_ids_to_tokens(document.input_ids.tolist())
-    assert list(zip(tokens, document.supervised.tolist(), strict=True)) == [
-        ("<|im_start|>", 0),
-        ("user", 0),
-        ("Ċ", 0),
-        ("Hi", 0),
-        ("<|im_end|>", 0),
-        ("Ċ", 0),
-        ("<|im_start|>", 0),
-        ("assistant", 0),
-        ("Ċ", 0),
-        ("<think>", 0),
-        ("ĊĊ", 0),
-        ("</think>", 0),
-        ("ĊĊ", 0),
-        ("Ho", 1),
-        ("!", 1),
-        ("<|im_end|>", 1),
-    ]
-
-
-def test_every_answer_is_learnt_and_nothing_else(qwen3: Any) -> None:
-    turns = (Turn("user", "a"), Turn("assistant", "b"), Turn("user", "c"), Turn("assistant", "d"))
-    document = document_of(renderer(qwen3, system="Be 甄嬛"), *turns)
-    assert learnt(qwen3, document) == ["b<|im_end|>", "d<|im_end|>"]
-    assert context(qwen3, document).startswith("<|im_start|>system\nBe 甄嬛<|im_end|>\n<|im_start|>user\na<|im_end|>\n")
-
-
-def test_a_row_keeps_its_own_system_message(qwen3: Any) -> None:
-    turns = (Turn("system", "mine"), Turn("user", "a"), Turn("assistant", "b"))
-    assert "default" not in context(qwen3, document_of(renderer(qwen3, system="default"), *turns))
-
-
-REASONED = (Turn("user", "q"), Turn("assistant", "a", "because"))
-PLAIN = (Turn("user", "q"), Turn("assistant", "a"))
+    made = document(qwen3, {"messages": [user("Hi"), assistant("Ho!")]})
+    tokens = qwen3.convert_ids_to_tokens(made.input_ids.tolist())
+    context = ["<|im_start|>", "user", "Ċ", "Hi", "<|im_end|>", "Ċ", "<|im_start|>", "assistant", "Ċ"]
+    block = ["<think>", "ĊĊ", "</think>", "ĊĊ"]
+    assert tokens == [*context, *block, "Ho", "!", "<|im_end|>"]
+    assert made.supervised.tolist() == [0] * 13 + [1] * 3
 
 
 @pytest.mark.parametrize(
-    ("thinking", "turns", "answer", "prompt_end"),
+    ("family", "thinking", "row", "answer", "prompt_end"),
     [
-        (Thinking.AUTO, REASONED, "<think>\nbecause\n</think>\n\na<|im_end|>", "assistant\n"),
-        (Thinking.KEEP, REASONED, "<think>\nbecause\n</think>\n\na<|im_end|>", "assistant\n"),
-        (Thinking.STRIP, REASONED, "a<|im_end|>", "assistant\n" + EMPTY_THINKING),
-        (Thinking.AUTO, PLAIN, "a<|im_end|>", "assistant\n" + EMPTY_THINKING),
-        (Thinking.KEEP, PLAIN, EMPTY_THINKING + "a<|im_end|>", "assistant\n"),
-        (Thinking.STRIP, PLAIN, "a<|im_end|>", "assistant\n" + EMPTY_THINKING),
+        ("Hybrid", Thinking.AUTO, REASONED, "<think>\nbecause\n</think>\n\na<|im_end|>", "assistant\n"),
+        ("Hybrid", Thinking.KEEP, REASONED, "<think>\nbecause\n</think>\n\na<|im_end|>", "assistant\n"),
+        ("Hybrid", Thinking.STRIP, REASONED, "a<|im_end|>", "assistant\n" + EMPTY_THINKING),
+        ("Hybrid", Thinking.AUTO, PLAIN, "a<|im_end|>", "assistant\n" + EMPTY_THINKING),
+        ("Hybrid", Thinking.KEEP, PLAIN, EMPTY_THINKING + "a<|im_end|>", "assistant\n"),
+        ("Hybrid", Thinking.STRIP, PLAIN, "a<|im_end|>", "assistant\n" + EMPTY_THINKING),
+        ("Instruct", Thinking.AUTO, PLAIN, "a<|im_end|>", "assistant\n"),
+        ("Instruct", Thinking.KEEP, PLAIN, "a<|im_end|>", "assistant\n"),
+        ("Instruct", Thinking.STRIP, REASONED, "a<|im_end|>", "assistant\n"),
+        ("Thinking", Thinking.AUTO, REASONED, "because\n</think>\n\na<|im_end|>", "assistant\n<think>\n"),
+        ("Thinking", Thinking.KEEP, REASONED, "because\n</think>\n\na<|im_end|>", "assistant\n<think>\n"),
     ],
 )
-def test_think_blocks_follow_the_policy(
-    qwen3: Any, thinking: Thinking, turns: tuple[Turn, ...], answer: str, prompt_end: str
+def test_think_blocks_follow_the_policy_in_each_family(
+    families: Mapping[str, Any], family: str, thinking: Thinking, row: Any, answer: str, prompt_end: str
 ) -> None:
-    document = document_of(renderer(qwen3, thinking), *turns)
-    assert learnt(qwen3, document) == [answer]
-    assert context(qwen3, document).endswith(prompt_end)
+    made = document(families[family], row, thinking=thinking)
+    assert learnt_texts(families[family], made) == [answer]
+    assert context(families[family], made).endswith(prompt_end)
+
+
+@pytest.mark.parametrize(
+    ("family", "thinking", "row", "said"),
+    [
+        ("Instruct", Thinking.AUTO, REASONED, "has no place for it; set dataset.thinking to Strip"),
+        ("Instruct", Thinking.KEEP, LONG, "has no place for it; set dataset.thinking to Strip"),
+        ("Thinking", Thinking.AUTO, PLAIN, "add reasoning_content, or use a model that can answer without thinking"),
+        ("Thinking", Thinking.KEEP, PLAIN, "add reasoning_content, or use a model that can answer without thinking"),
+    ],
+)
+def test_rows_that_the_family_cannot_say_are_refused(
+    families: Mapping[str, Any], family: str, thinking: Thinking, row: Any, said: str
+) -> None:
+    assert said in problem(families[family], row, thinking=thinking)
+
+
+def test_reasoning_that_happens_to_stand_in_the_answer_is_not_taken_for_shown(families: Mapping[str, Any]) -> None:
+    row = {"messages": [user("q"), assistant("banana", reasoning_content="a")]}
+    assert "has no place for it" in problem(families["Instruct"], row)
+
+
+def test_every_answer_is_learnt_and_nothing_else(qwen3: Any) -> None:
+    row = {"messages": [user("a"), assistant("b"), user("c"), assistant("d")]}
+    made = document(qwen3, row, system_prompt="Be 甄嬛")
+    assert learnt_texts(qwen3, made) == ["b<|im_end|>", "d<|im_end|>"]
+    assert context(qwen3, made).startswith("<|im_start|>system\nBe 甄嬛<|im_end|>\n<|im_start|>user\na<|im_end|>\n")
+
+
+def test_reasoning_of_earlier_turns_is_neither_shown_nor_learnt(families: Mapping[str, Any]) -> None:
+    made = document(families["Hybrid"], LONG)
+    assert learnt_texts(families["Hybrid"], made) == ["b<|im_end|>", "<think>\ns\n</think>\n\nd<|im_end|>"]
+    made = document(families["Hybrid"], LONG, supervise=Supervise.LAST_TURN)
+    assert learnt_texts(families["Hybrid"], made) == ["<think>\ns\n</think>\n\nd<|im_end|>"]
+    assert made.think_blocks == 2
+
+
+CALLS = {
+    "messages": [
+        user("a"), assistant("b"), user("c"), assistant("Let me look.", tool_calls=[call(), call(arguments={})]),
+        tool("sun"), tool("rain"), assistant("d"),
+    ],
+    "tools": [WEATHER],
+}  # fmt: skip
+CALL = '<tool_call>\n{"name": "weather", "arguments": %s}\n</tool_call>'
+
+
+@pytest.mark.parametrize("family", ["April", "Hybrid", "Instruct"])
+def test_calls_are_learnt_and_results_are_not(families: Mapping[str, Any], family: str) -> None:
+    asked = "\n".join(["Let me look.", CALL % '{"city": "Paris"}', CALL % "{}"])
+    made = document(families[family], CALLS)
+    assert learnt_texts(families[family], made) == ["b<|im_end|>", f"{asked}<|im_end|>", "d<|im_end|>"]
+    assert "<tool_response>\nsun\n</tool_response>\n<tool_response>\nrain\n" in context(families[family], made)
+    assert '"function": {"name": "weather"' in context(families[family], made)
+    made = document(families[family], CALLS, supervise=Supervise.LAST_TURN)
+    assert learnt_texts(families[family], made) == [f"{asked}<|im_end|>", "d<|im_end|>"]
+
+
+def test_a_conversation_may_end_with_a_call(qwen3: Any) -> None:
+    row = {"messages": [user("q"), assistant(None, tool_calls=[call()])], "tools": [WEATHER]}
+    assert learnt_texts(qwen3, document(qwen3, row)) == [CALL % '{"city": "Paris"}' + "<|im_end|>"]
+
+
+def test_an_answer_of_weight_zero_is_context(qwen3: Any) -> None:
+    row = {
+        "messages": [
+            user("a"),
+            assistant("b", weight=0),
+            user("c"),
+            assistant("d"),
+            user("e"),
+            assistant("f", weight=0),
+        ]
+    }
+    made = document(qwen3, row)
+    assert learnt_texts(qwen3, made) == ["d<|im_end|>"]
+    assert qwen3.decode(made.input_ids.tolist()).endswith("d<|im_end|>")  # what follows teaches nothing
+
+
+def test_a_row_of_which_nothing_is_learnt_is_refused(qwen3: Any) -> None:
+    made = rendered(qwen3, {"messages": [user("a"), assistant("b", weight=0)]})
+    assert not isinstance(made, Document)
+    assert made.reason == "NothingToLearn"
+    assert "every answer is context only" in made.text
+
+
+def test_a_row_keeps_its_own_system_message(qwen3: Any) -> None:
+    row = {"messages": [system("mine"), user("a"), assistant("b")]}
+    made = context(qwen3, document(qwen3, row, system_prompt="default"))
+    assert "mine" in made
+    assert "default" not in made
 
 
 def test_think_blocks_with_content_are_counted_even_if_stripped(qwen3: Any) -> None:
-    assert document_of(renderer(qwen3, Thinking.STRIP), *REASONED).think_blocks == 1
-    assert document_of(renderer(qwen3, Thinking.KEEP), *PLAIN).think_blocks == 0
-
-
-TEXTS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="<"), min_size=1, max_size=20).filter(
-    str.strip
-)
-ANSWERS = st.builds(Turn, st.just("assistant"), TEXTS.map(str.lstrip), st.one_of(st.just(""), TEXTS.map(str.strip)))
-DIALOGUES = st.lists(st.tuples(st.builds(Turn, st.just("user"), TEXTS), ANSWERS), min_size=1, max_size=3).map(
-    lambda pairs: [turn for pair in pairs for turn in pair]
-)
-
-
-@settings(deadline=None, max_examples=150)
-@given(turns=DIALOGUES, thinking=st.sampled_from(Thinking), use_system=st.booleans())
-def test_the_last_answer_is_learnt_behind_exactly_the_tokens_that_serving_sends(
-    qwen3: Any, turns: list[Turn], thinking: Thinking, use_system: bool
-) -> None:
-    chat = renderer(qwen3, thinking, "Be kind" if use_system else None)
-    document = document_of(chat, *turns)
-    messages = chat.messages(conversation(*turns))
-    thinks = thinking is Thinking.KEEP or (bool(turns[-1].reasoning) and thinking is Thinking.AUTO)
-    served = qwen3.apply_chat_template(
-        messages[:-1], add_generation_prompt=True, enable_thinking=thinks, return_dict=False
-    )
-    assert document.input_ids[: len(served)].tolist() == served
-    assert document.supervised[len(served) :].all()
-    assert not document.supervised[len(served) - 1]
-
-
-@settings(deadline=None, max_examples=100)
-@given(turns=DIALOGUES, thinking=st.sampled_from(Thinking))
-def test_there_are_as_many_learnt_stretches_as_answers_and_each_ends_with_the_end_token(
-    qwen3: Any, turns: list[Turn], thinking: Thinking
-) -> None:
-    stretches = learnt(qwen3, document_of(renderer(qwen3, thinking), *turns))
-    assert len(stretches) == len(turns) // 2
-    assert all(stretch.endswith("<|im_end|>") and stretch.count("<|im_end|>") == 1 for stretch in stretches)
+    assert document(qwen3, REASONED, thinking=Thinking.STRIP).think_blocks == 1
+    assert document(qwen3, PLAIN, thinking=Thinking.KEEP).think_blocks == 0
 
 
 def test_a_batch_renders_as_its_rows_do_alone(qwen3: Any) -> None:
-    chat = renderer(qwen3)
-    batch = [conversation(Turn("user", "q" * n), Turn("assistant", "a" * n)) for n in range(1, 5)]
-    together = chat.documents(batch)
-    for one, whole in zip(batch, together, strict=True):
-        (alone,) = chat.documents([one])
-        assert isinstance(whole, Document)
-        assert isinstance(alone, Document)
-        assert whole.input_ids.tolist() == alone.input_ids.tolist()
-
-
-def test_control_tokens_are_those_of_the_tokenizer(qwen3: Any) -> None:
-    tokens = renderer(qwen3).control_tokens
-    assert {"<|im_start|>", "<|im_end|>", "<|endoftext|>"} <= tokens
-    assert "<think>" not in tokens
-
-
-class Retemplated:
-    """The real tokenizer with another chat template."""
-
-    def __init__(self, tokenizer: Any, template: str) -> None:
-        self.chat_template = template
-        self._tokenizer = tokenizer
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._tokenizer, name)
-
-    def __call__(self, *arguments: Any, **options: Any) -> Any:
-        return self._tokenizer(*arguments, **options)
-
-    def apply_chat_template(self, *arguments: Any, **options: Any) -> Any:
-        return self._tokenizer.apply_chat_template(*arguments, chat_template=self.chat_template, **options)
+    rows = [Row(n, n, {"messages": [user("q" * n), assistant("a" * n)]}) for n in range(1, 5)]
+    rows.insert(2, Row(9, 9, {"messages": []}))
+    renderer = Renderer(qwen3, dataset_config())
+    together = renderer.documents(Layout(DatasetFormat.MESSAGES), rows)
+    alone = [renderer.documents(Layout(DatasetFormat.MESSAGES), [row])[0] for row in rows]
+    assert [made.row for made in together] == [1, 2, 9, 3, 4]
+    for one, other in zip(alone, together, strict=True):
+        if isinstance(one, Document):
+            assert isinstance(other, Document)
+            assert one.input_ids.tolist() == other.input_ids.tolist()
+        else:
+            assert one == other
 
 
 PLAIN_CHATML = (
@@ -181,32 +192,101 @@ PLAIN_CHATML = (
 
 
 def test_a_template_without_thinking_learns_the_whole_answer(qwen3: Any) -> None:
-    tokenizer = Retemplated(qwen3, PLAIN_CHATML)
-    assert learnt(qwen3, document_of(renderer(tokenizer), *PLAIN)) == ["a<|im_end|>"]
+    tokenizer = with_template(qwen3, PLAIN_CHATML)
+    assert learnt_texts(qwen3, document(tokenizer, PLAIN)) == ["a<|im_end|>"]
+    assert "no place for it; set dataset.thinking to Strip" in problem(tokenizer, REASONED)
 
 
-def test_reasoning_that_the_template_would_lose_is_refused(qwen3: Any) -> None:
-    (problem,) = renderer(Retemplated(qwen3, PLAIN_CHATML)).documents([conversation(*REASONED)])
-    assert isinstance(problem, RowProblem)
-    assert "no place for it; set dataset.thinking to Strip" in problem.text
+def test_an_empty_block_that_serving_never_sends_is_left_out(families: Mapping[str, Any]) -> None:
+    hybrid = families["Hybrid"]
+    never = hybrid.chat_template.replace("enable_thinking is false", "enable_thinking == 'never'")
+    made = document(with_template(hybrid, never), PLAIN)
+    assert hybrid.decode(made.input_ids.tolist()).endswith("<|im_start|>assistant\na<|im_end|>")
 
 
-def test_a_model_that_always_thinks_refuses_rows_without_reasoning(qwen3: Any) -> None:
-    opening = "{{- '<|im_start|>assistant\\n' }}"
-    tokenizer = Retemplated(qwen3, qwen3.chat_template.replace(opening, "{{- '<|im_start|>assistant\\n<think>\\n' }}"))
-    (problem,) = renderer(tokenizer).documents([conversation(*PLAIN)])
-    assert isinstance(problem, RowProblem)
-    assert "add reasoning_content, or use a model that can answer without thinking" in problem.text
-    assert learnt(qwen3, document_of(renderer(tokenizer), *REASONED)) == ["because\n</think>\n\na<|im_end|>"]
+def test_a_template_may_refuse_a_row(qwen3: Any) -> None:
+    strict = "{% if messages[0].content == 'x' %}{{ raise_exception('no x here') }}{% endif %}" + PLAIN_CHATML
+    said = problem(with_template(qwen3, strict), {"messages": [user("x"), assistant("a")]})
+    assert said == "the model's chat template refuses it: no x here"
 
 
-def test_a_tokenizer_without_a_chat_template_is_refused_with_the_remedy(qwen3: Any) -> None:
-    with pytest.raises(PreparationError, match=r"use the chat model .* or add Qwen3's chat_template\.jinja") as caught:
-        renderer(Retemplated(qwen3, ""))
-    assert caught.value.failure.reason == "NoChatTemplate"
+def test_a_template_that_loses_an_answer_is_found_out(qwen3: Any) -> None:
+    loses = PLAIN_CHATML.replace("{% for m in messages %}", "{% for m in messages if m.content != 'lost' %}")
+    row = {"messages": [user("q"), assistant("lost"), user("q"), assistant("a")]}
+    assert problem(with_template(qwen3, loses), row) == "the chat template rendered 1 assistant turns of 2"
 
 
-def test_a_template_of_another_family_is_refused(qwen3: Any) -> None:
-    with pytest.raises(PreparationError, match="does not mark answers with") as caught:
-        renderer(Retemplated(qwen3, "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}"))
-    assert caught.value.failure.reason == "UnknownChatTemplate"
+def test_a_question_in_the_tags_of_a_tool_is_refused_where_the_template_takes_it_for_one(qwen3: Any) -> None:
+    row = {"messages": [user("<tool_response>x</tool_response>"), assistant("a")]}
+    assert "would be trained on a prompt that serving never makes" in problem(qwen3, row)
+
+
+class TestModelsThatCannot:
+    """A model whose template is no good for conversations may be good for plain text."""
+
+    CHAT = Layout(DatasetFormat.MESSAGES)
+    TEXT = Layout(DatasetFormat.TEXT)
+
+    def refused(self, tokenizer: Any, **fields: Any) -> tuple[str, str]:
+        renderer = Renderer(tokenizer, dataset_config(**fields))
+        renderer.check(self.TEXT)
+        with pytest.raises(PreparationError) as caught:
+            renderer.check(self.CHAT)
+        with pytest.raises(PreparationError):
+            renderer.documents(self.CHAT, [Row(1, 1, PLAIN)])
+        return caught.value.failure.reason, caught.value.failure.message
+
+    def test_a_base_model_without_template_learns_plain_text_alone(self, qwen3: Any) -> None:
+        base = with_template(qwen3, None)
+        base.eos_token = "<|endoftext|>"
+        reason, message = self.refused(base)
+        assert reason == "NoChatTemplate"
+        assert "use the chat model (Qwen3-8B rather than Qwen3-8B-Base), add Qwen3's chat_template.jinja" in message
+        assert "or bring plain text (dataset.format: Text)" in message
+        made = document(base, {"text": "甄嬛 says\n"}, DatasetFormat.TEXT)
+        assert base.decode(made.input_ids.tolist()) == "甄嬛 says\n<|endoftext|>"
+        assert made.supervised.tolist() == [0] + [1] * (len(made.input_ids) - 1)
+        assert Renderer(base, dataset_config()).template_digest is None
+
+    def test_a_base_model_with_template_ends_answers_as_the_template_does(self, families: Mapping[str, Any]) -> None:
+        base = with_template(families["Hybrid"], families["Hybrid"].chat_template)
+        base.eos_token = "<|endoftext|>"
+        assert learnt_texts(base, document(base, PLAIN)) == ["a<|im_end|>"]
+
+    def test_a_template_of_another_family(self, qwen3: Any) -> None:
+        foreign = with_template(qwen3, "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}")
+        reason, message = self.refused(foreign)
+        assert reason == "UnknownChatTemplate"
+        assert "does not mark answers with" in message
+
+    def test_a_template_whose_control_tokens_the_tokenizer_does_not_know(self, tmp_path: Any, qwen3: Any) -> None:
+        from tokenizers import Tokenizer, models, pre_tokenizers
+        from transformers import PreTrainedTokenizerFast
+
+        letters = {letter: number for number, letter in enumerate(pre_tokenizers.ByteLevel.alphabet())}
+        bare = Tokenizer(models.BPE(vocab=letters, merges=[]))
+        bare.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        other = PreTrainedTokenizerFast(tokenizer_object=bare, eos_token="!", chat_template=PLAIN_CHATML)  # type: ignore[no-untyped-call]
+        reason, message = self.refused(other)
+        assert reason == "UnknownChatTemplate"
+        assert "no control tokens of its tokenizer" in message
+
+    def test_stripping_what_a_model_always_does(self, families: Mapping[str, Any]) -> None:
+        reason, message = self.refused(families["Thinking"], thinking="Strip")
+        assert reason == "AlwaysThinks"
+        assert "set it to Auto, or use a model that can answer without thinking" in message
+
+    def test_a_tokenizer_without_an_end_token(self, qwen3: Any) -> None:
+        endless = with_template(qwen3, qwen3.chat_template)
+        endless.eos_token = None
+        renderer = Renderer(endless, dataset_config())
+        renderer.check(self.CHAT)
+        with pytest.raises(PreparationError, match="its tokenizer has no eos_token") as caught:
+            renderer.check(self.TEXT)
+        assert caught.value.failure.reason == "NoEndToken"
+
+
+def test_the_digest_tells_templates_apart(families: Mapping[str, Any]) -> None:
+    digests = {Renderer(tokenizer, dataset_config()).template_digest for tokenizer in families.values()}
+    assert len(digests) == 4
+    assert all(digest is not None and len(digest) == 64 for digest in digests)

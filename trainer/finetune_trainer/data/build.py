@@ -3,13 +3,14 @@
 Tokens are spooled to the volume as they come, so memory holds one batch of rows and a few numbers per row.
 """
 
+import functools
 import hashlib
 import json
 import logging
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,13 +19,14 @@ from numpy.typing import NDArray
 
 from finetune_contract import DatasetConfig, DatasetReport, OverlongPolicy
 from finetune_trainer.data.cache import REPORT_FILE, TRAINING, VALIDATION, Split, open_tokens, write_split
-from finetune_trainer.data.chat import ChatRenderer, Document
+from finetune_trainer.data.document import Document
 from finetune_trainer.data.errors import PreparationError, RowProblem, RowProblems
 from finetune_trainer.data.folders import complete, completed_facts, file_digest, locked, partial_folder
-from finetune_trainer.data.formats import conversations
+from finetune_trainer.data.formats import found_layout
 from finetune_trainer.data.order import shuffled
 from finetune_trainer.data.packing import packed
 from finetune_trainer.data.parallel import available_cores, mapped
+from finetune_trainer.data.rendering import Renderer
 from finetune_trainer.data.rows import dataset_rows
 
 LOG = logging.getLogger(__name__)
@@ -104,14 +106,17 @@ def _write_cache(folder: Path, key: str, file: Path, config: DatasetConfig, toke
 
 def _spool_documents(partial: Path, file: Path, config: DatasetConfig, tokenizer: Any) -> _Tally:
     """Every document that stays, as raw tokens and flags one after another."""
-    renderer = ChatRenderer(tokenizer, thinking=config.thinking, system_prompt=config.system_prompt)
+    renderer = Renderer(tokenizer, config)
     problems = RowProblems(file.name)
     tally = _Tally()
-    rows = conversations(dataset_rows(file), config.format, problems, control_tokens=renderer.control_tokens)
+    rows = dataset_rows(file)
+    first_rows = list(islice(rows, ROWS_PER_BATCH))
+    layout = found_layout(first_rows, config, file.name)
+    renderer.check(layout)
     ids_path, flags_path = _spools(partial)
     with open(ids_path, "wb") as ids_out, open(flags_path, "wb") as flags_out:
-        batches = _batches(rows, ROWS_PER_BATCH)
-        for documents in mapped(renderer.documents, batches, workers=available_cores()):
+        batches = _batches(chain(first_rows, rows), ROWS_PER_BATCH)
+        for documents in mapped(functools.partial(renderer.documents, layout), batches, workers=available_cores()):
             for document in documents:
                 fitted = document if isinstance(document, RowProblem) else _fitted(document, config, tally)
                 if isinstance(fitted, RowProblem):
