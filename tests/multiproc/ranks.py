@@ -1,36 +1,42 @@
-"""Runs a function on several ranks that are forked from this process, which has imported everything already.
+"""Runs programs on ranks that are forked from this process once and then serve one program after the other.
 
-Importing torch and transformers takes eight seconds of a CPU; a fork takes none. Nothing here computes before the fork,
-since threads of a parent do not live on in its children.
+Importing torch and transformers takes eight seconds of a CPU, and what deepspeed builds takes more; a fork takes none.
+Nothing here computes before the fork, since threads of a parent do not live on in its children.
+
+A program finds its ranks as a fresh process would be: see rank_process. Whatever goes wrong on a rank ends all of them,
+since its peers may wait for it for ever; the next program gets new ones.
 """
 
-import faulthandler
+import fcntl
+import hashlib
 import multiprocessing
 import os
 import socket
-import traceback
+import sys
+import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 
-from finetune_trainer import distributed, reporting
-from finetune_trainer.distributed import World
 from finetune_trainer.strategies import ddp, deepspeed, fsdp
+from multiproc.rank_process import Job, Tidy, serve
 
 STRATEGIES = (ddp, deepspeed, fsdp)
 """A run imports the one it needs; here all are, before the fork."""
 
+SECONDS = 240
+"""What a program may take."""
+GRACE_SECONDS = 1
+"""How long the other ranks are heard after one has failed."""
+
 torch.set_num_threads(1)
 os.environ["OMP_NUM_THREADS"] = "1"
-# deepspeed compiles its communication operator at first use; kept for the next time
-os.environ.setdefault("TORCH_EXTENSIONS_DIR", str(Path.home() / ".cache" / "qwen3-finetune" / "torch-extensions"))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
-
-SECONDS = 240
 
 T = TypeVar("T")
 
@@ -42,60 +48,124 @@ class RankFailedError(AssertionError):
 def on_ranks(size: int, program: Callable[..., T], *arguments: Any, log: Path) -> list[T]:
     """`program(world, *arguments)` on `size` gloo ranks; their answers in the order of ranks.
 
-    Raises: RankFailedError with the traceback of the first rank that failed.
+    `program` and `arguments` are pickled, so a function must be one of a module. Each rank writes `<log>.<rank>.log`.
+
+    Raises: RankFailedError with the tracebacks of the ranks that failed, or with what the program left behind.
     """
-    context = multiprocessing.get_context("fork")
-    port = _free_port()
-    pipes = [context.Pipe(duplex=False) for _ in range(size)]
-    processes = [
-        context.Process(target=_rank, args=(rank, size, port, log, pipes[rank][1], program, arguments))
-        for rank in range(size)
-    ]
-    for process in processes:
-        process.start()
+    crew = _crews.pop(size, None) or _Crew(size)
     try:
-        answers = [_answer(process, pipes[rank][0], rank, log) for rank, process in enumerate(processes)]
-    finally:
-        for process in processes:
-            process.join(timeout=5)
-            process.kill()
+        answers = crew.run(program, arguments, log)
+    except BaseException:
+        crew.end()
+        raise
+    _crews[size] = crew
     return answers
 
 
-def _answer(process: BaseProcess, receiver: Connection, rank: int, log: Path) -> Any:
-    # a process that dies without a word leaves its pipe open in the others, so both are watched
-    wait([receiver, process.sentinel], timeout=SECONDS)
-    if not receiver.poll():
-        raise RankFailedError(f"rank {rank} gave no answer, exit code {process.exitcode}\n{_tail(log, rank)}")
-    succeeded, answer = receiver.recv()
-    if not succeeded:
-        raise RankFailedError(f"rank {rank}: {answer}\n{_tail(log, rank)}")
-    return answer
+def end_ranks() -> None:
+    """End all ranks that wait for a program."""
+    while _crews:
+        _crews.popitem()[1].end()
+
+
+class _Crew:
+    """The ranks of one world."""
+
+    def __init__(self, size: int) -> None:
+        _load_deepspeed_operator()
+        context = multiprocessing.get_context("fork")
+        pipes = [context.Pipe() for _ in range(size)]
+        self._size = size
+        self._connections = [ours for ours, _ in pipes]
+        # a connection ends with the process at its other end, as long as no third one holds it as well
+        ends = [each for pipe in pipes for each in pipe] + [
+            each for crew in _crews.values() for each in crew._connections
+        ]
+        self._processes: list[BaseProcess] = [
+            context.Process(
+                target=serve,
+                args=(rank, size, theirs, [each for each in ends if each is not theirs]),
+                daemon=True,
+            )
+            for rank, (_, theirs) in enumerate(pipes)
+        ]
+        for process in self._processes:
+            process.start()
+        for _, theirs in pipes:
+            theirs.close()
+
+    def run(self, program: Callable[..., T], arguments: tuple[Any, ...], log: Path) -> list[T]:
+        """All ranks run the program, answer, and only then clean up: none closes a group that one still uses."""
+        pickled = bytes(ForkingPickler.dumps((program, arguments)))
+        answers = self._asked(Job(port=_free_port(), log=log, pickled=pickled), log)
+        left = self._asked(Tidy(), log)
+        for rank, what in enumerate(left):
+            if what:
+                raise RankFailedError(f"rank {rank}: {program.__qualname__} left behind: {'; '.join(what)}")
+        return cast(list[T], answers)
+
+    def end(self) -> None:
+        """Kill them: one that waits for a failed peer would not listen."""
+        for process, connection in zip(self._processes, self._connections, strict=True):
+            process.kill()
+            process.join()
+            connection.close()
+
+    def _asked(self, question: Job | Tidy, log: Path) -> list[Any]:
+        for connection in self._connections:
+            connection.send(question)
+        deadline = time.monotonic() + SECONDS
+        answers: dict[int, Any] = {}
+        failures: dict[int, str] = {}
+        while len(answers) + len(failures) < self._size:
+            waiting = [rank for rank in range(self._size) if rank not in answers | failures]
+            ready = wait([self._connections[rank] for rank in waiting], timeout=deadline - time.monotonic())
+            if not ready:
+                failures |= dict.fromkeys(waiting, "gave no answer in time")
+            for rank in [rank for rank in waiting if self._connections[rank] in ready]:
+                succeeded, answer = self._answer(rank)
+                (answers if succeeded else failures)[rank] = answer
+            if failures:  # the others wait for it for ever, or fail as well in a moment
+                deadline = min(deadline, time.monotonic() + GRACE_SECONDS)
+        if failures:
+            raise RankFailedError("\n".join(f"rank {rank}: {failures[rank]}\n{_tail(log, rank)}" for rank in failures))
+        return [answers[rank] for rank in range(self._size)]
+
+    def _answer(self, rank: int) -> tuple[bool, Any]:
+        try:
+            answer: tuple[bool, Any] = self._connections[rank].recv()
+            return answer
+        except EOFError:
+            self._processes[rank].join()
+            return False, f"ended without an answer, exit code {self._processes[rank].exitcode}"
+
+
+_crews: dict[int, _Crew] = {}
+"""By their sizes; each waits for a program."""
+
+
+def _load_deepspeed_operator() -> None:
+    """Deepspeed compiles its communication operator at first use, and every process loads it; forks have it loaded.
+
+    What it is compiled against depends on the environment, so another environment has a folder of its own.
+    """
+    if "TORCH_EXTENSIONS_DIR" not in os.environ:
+        environment = hashlib.sha256(f"{sys.prefix} {torch.__version__}".encode()).hexdigest()[:12]
+        cache = Path.home() / ".cache" / "qwen3-finetune" / "torch-extensions" / environment
+        os.environ["TORCH_EXTENSIONS_DIR"] = str(cache)
+    folder = Path(os.environ["TORCH_EXTENSIONS_DIR"])
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / "in-use", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # torch before 2.14 waits for ever for a builder that was killed
+        (folder / "deepspeed_shm_comm" / "lock").unlink(missing_ok=True)
+        from deepspeed.comm.torch import build_shm_op
+
+        build_shm_op()
 
 
 def _tail(log: Path, rank: int) -> str:
-    return log.with_suffix(f".{rank}.log").read_text(errors="replace")[-3000:]
-
-
-def _rank(
-    rank: int, size: int, port: int, log: Path, sender: Any, program: Callable[..., Any], arguments: tuple[Any, ...]
-) -> None:
-    os.environ.update(
-        RANK=str(rank), WORLD_SIZE=str(size), LOCAL_RANK=str(rank), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    output = os.open(log.with_suffix(f".{rank}.log"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-    faulthandler.enable(output)  # pytest's own would write between its dots
-    # torch replaces its forked thread pool at the next use; two autograd threads would race for it and abort
-    torch.set_num_threads(1)
-    reporting.log_to_stderr(rank)
-    try:
-        world: World = distributed.join()
-        sender.send((True, program(world, *arguments)))
-    except BaseException:
-        sender.send((False, traceback.format_exc()))
-    os._exit(0)  # communication threads of a failed peer may never end
+    file = log.with_suffix(f".{rank}.log")
+    return file.read_text(errors="replace")[-3000:] if file.exists() else ""
 
 
 def _free_port() -> int:
