@@ -91,6 +91,22 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"dataset": {"path": "rows.json", "id": "some/rows"}},
         ("spec.dataset", "takes `path` and no `id`", "path is rows.json, id is some/rows"),
     ),
+    "columns of two formats": (
+        {"dataset": {"path": "rows.json", "columns": {"instruction": "q", "completion": "a"}}},
+        ("spec.dataset", "columns must be those of one format, and format is Auto"),
+    ),
+    "columns of another format": (
+        {"dataset": {"path": "rows.json", "format": "Messages", "columns": {"instruction": "q"}}},
+        ("spec.dataset", "columns must be those of one format, and format is Messages"),
+    ),
+    "a column that no format knows": (
+        {"dataset": {"path": "rows.json", "columns": {"question": "q"}}},
+        ("spec.dataset.columns", "every key must be a column that a format knows: instruction, output"),
+    ),
+    "a column twice": (
+        {"dataset": {"path": "rows.json", "columns": {"instruction": "q", "input": "q"}}},
+        ("spec.dataset", "columns lets one column stand for two names; give each its own"),
+    ),
     "no dataset source": ({"dataset": {}}, ("spec.dataset", "takes `path` and no `id`", "path is absent")),
     "hub dataset without file": (
         {"dataset": {"source": "HuggingFace", "id": "some/rows"}},

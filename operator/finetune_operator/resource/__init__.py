@@ -29,6 +29,7 @@ from finetune_operator.resource.inputs import (
     Model,
     Overlong,
     Source,
+    Supervise,
     Thinking,
     Validation,
 )
@@ -112,6 +113,7 @@ __all__ = [
     "Spec",
     "Storage",
     "Strategy",
+    "Supervise",
     "SwanLab",
     "TaintEffect",
     "Thinking",

@@ -5,7 +5,8 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from finetune_operator.resource.base import HubId, RelativePath, ResourceModel, Revision, Rule, SecretKeyRef
+from finetune_contract import FORMAT_COLUMNS, DatasetFormat, check_columns
+from finetune_operator.resource.base import HubId, RelativePath, ResourceModel, Revision, Rule, SecretKeyRef, Text
 
 
 class Source(StrEnum):
@@ -61,6 +62,9 @@ class Format(StrEnum):
     AUTO = "Auto"
     ALPACA = "Alpaca"
     MESSAGES = "Messages"
+    SHARE_GPT = "ShareGpt"
+    PROMPT_COMPLETION = "PromptCompletion"
+    TEXT = "Text"
 
 
 class Overlong(StrEnum):
@@ -77,6 +81,25 @@ class Thinking(StrEnum):
     AUTO = "Auto"
     KEEP = "Keep"
     STRIP = "Strip"
+
+
+class Supervise(StrEnum):
+    """Which answers of a conversation are learnt."""
+
+    ALL_TURNS = "AllTurns"
+    LAST_TURN = "LastTurn"
+
+
+_COLUMN_NAMES = tuple(dict.fromkeys(name for columns in FORMAT_COLUMNS.values() for name in columns.names))
+FormatColumn = Annotated[
+    str, Text(f"^({'|'.join(_COLUMN_NAMES)})$", 16, f"a column that a format knows: {', '.join(_COLUMN_NAMES)}")
+]
+RowColumn = Annotated[str, Text(r"^[^\n\r\t]+$", 128, "the name of a column of the rows, in one line")]
+
+_COLUMNS_FIT = "!has(self.columns) || " + " || ".join(
+    f"(self.format in ['Auto', '{kind}'] && self.columns.all(name, name in {list(columns.names)}))"
+    for kind, columns in FORMAT_COLUMNS.items()
+)
 
 
 class Validation(ResourceModel):
@@ -101,7 +124,11 @@ class Dataset(ResourceModel):
     token_secret: SecretKeyRef | None = None
     """Token for a gated or private repository."""
     format: Format = Format.AUTO
-    """How a row is laid out; Auto finds it by the column names."""
+    """How a row is laid out; Auto finds it by the column names, once for each file."""
+    columns: Annotated[dict[FormatColumn, RowColumn], Field(max_length=8)] = Field(default_factory=dict)
+    """Columns of other names, by the format's own, such as `{instruction: question, output: answer}`. Columns of the
+    formats: Alpaca instruction, output, input, system, history, tools; Messages messages, tools; ShareGpt
+    conversations, system, tools; PromptCompletion prompt, completion, tools; Text text."""
     max_tokens: int = Field(default=4096, ge=16, le=131072)
     """Longest sequence in tokens; with packing, the length of a packed sequence."""
     overlong: Overlong = Overlong.TRUNCATE
@@ -111,10 +138,22 @@ class Dataset(ResourceModel):
     validation: Validation = Validation()
     thinking: Thinking = Thinking.AUTO
     """Think blocks of assistant turns: Auto trains those that have content, Keep all, Strip removes them."""
+    supervise: Supervise = Supervise.ALL_TURNS
+    """What is learnt of a conversation of several turns: every answer, or what the assistant says after the last user
+    turn. Qwen3's templates show earlier answers without their reasoning, and AllTurns learns them as shown."""
     system_prompt: Annotated[str, StringConstraints(max_length=8192)] | None = None
     """Put before conversations that bring no system message of their own."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            _COLUMNS_FIT,
+            "columns must be those of one format, and format is {self.format}; see the description of columns",
+        ),
+        Rule(
+            "!has(self.columns)"
+            " || self.columns.all(one, self.columns.exists_one(other, self.columns[other] == self.columns[one]))",
+            "columns lets one column stand for two names; give each its own",
+        ),
         Rule(
             "self.source == 'Volume' ? has(self.path) && !has(self.id) : has(self.id) && !has(self.path)",
             _ONE_SOURCE,
@@ -134,6 +173,11 @@ class Dataset(ResourceModel):
             raise ValueError("file, revision and tokenSecret belong to a hub; remove them for source Volume")
         if self.source is not Source.VOLUME and not self.file:
             raise ValueError(f"source {self.source} needs `file`: the JSON or JSON-lines file in the repository")
+        return self
+
+    @model_validator(mode="after")
+    def _columns_fit(self) -> Self:
+        check_columns(self.columns, DatasetFormat(self.format))
         return self
 
 
