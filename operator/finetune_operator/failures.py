@@ -198,9 +198,20 @@ def _told_by_trainer(outcome: Outcome, node: str | None) -> Ending | None:
             Cause.DONE, f"finished after step {outcome.result.steps}", exit_code=outcome.exit_code, node=node
         )
     if outcome.exit_code is ExitCode.PREEMPTED:
-        message = f"asked to stop, and saved after step {outcome.step}"
+        message = f"asked to stop, {_saved_words(outcome)}"
         return _ending(Cause.PREEMPTED, message, exit_code=outcome.exit_code, node=node)
     return None
+
+
+def _saved_words(outcome: Outcome) -> str:
+    """What a preempted trainer has kept."""
+    saved = outcome.checkpoint.step if outcome.checkpoint else 0
+    if outcome.step is None:
+        return "and nothing is known to have been lost"
+    if outcome.step <= saved:
+        return f"and saved after step {outcome.step}"
+    kept = f"the checkpoint of step {saved} is kept" if saved else "there is no checkpoint"
+    return f"and the grace was over before step {outcome.step} was saved; {kept}"
 
 
 def _told(cause: Cause, failure: Failure, node: str | None) -> Ending:

@@ -5,7 +5,7 @@ import pytest
 from finetune_contract import PEER_LOST, ExitCode
 from finetune_operator.failures import Budget, Cause, Ending, Verdict, classify, classify_preparation, decide
 from finetune_operator.observation import Attempt, Preparation, WorkerState
-from support.runs import attempt, done_outcome, failed_outcome, preempted_outcome, preparation, worker
+from support.runs import attempt, checkpoint, done_outcome, failed_outcome, preempted_outcome, preparation, worker
 
 FAILED, RUNNING, SUCCEEDED = WorkerState.FAILED, WorkerState.RUNNING, WorkerState.SUCCEEDED
 
@@ -154,3 +154,19 @@ def test_what_would_end_the_same_way_again_is_not_retried(cause: Cause) -> None:
 
 def test_every_cause_has_a_verdict() -> None:
     assert {verdict(cause) for cause in Cause} == set(Verdict)
+
+
+@pytest.mark.parametrize(
+    ("step", "saved", "words"),
+    [
+        (7, 7, "and saved after step 7"),
+        (9, 7, "the grace was over before step 9 was saved; the checkpoint of step 7 is kept"),
+        (3, None, "before step 3 was saved; there is no checkpoint"),
+        (None, None, "nothing is known to have been lost"),
+    ],
+)
+def test_a_preempted_trainer_is_told_with_what_it_kept(step: int | None, saved: int | None, words: str) -> None:
+    outcome = preempted_outcome(7).model_copy(
+        update={"step": step, "checkpoint": None if saved is None else checkpoint(saved)}
+    )
+    assert words in classify(attempt(worker(0, FAILED, outcome=outcome))).message
