@@ -49,7 +49,8 @@ def names() -> set[str]:
 
 
 def remove(images: set[str]) -> None:
-    """Removes these images, and every layer that led to no image any more."""
+    """Removes these images, and every layer that led to no image any more; to be called while no build is under way."""
+    run([*_buildah(), "rm", "--all"])  # the containers of builds that were killed would hold their layers
     if images:
         run([*_buildah(), "rmi", "--force", *sorted(images)])
     run([*_buildah(), "rmi", "--prune"])
