@@ -1,6 +1,7 @@
 """Rows for tests, and what is made of them."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from finetune_contract import DatasetConfig, DatasetFormat, VolumeSource
@@ -58,8 +59,13 @@ def rendered(
     tokenizer: Any, row: Any, kind: DatasetFormat = DatasetFormat.MESSAGES, **fields: Any
 ) -> Document | RowProblem:
     """What becomes of one row."""
-    (made,) = Renderer(tokenizer, dataset_config(**fields)).documents(Layout(kind), [Row(1, 1, row)])
+    (made,) = _renderer(tokenizer, **fields).documents(Layout(kind), [Row(1, 1, row)])
     return made
+
+
+@lru_cache(maxsize=32)
+def _renderer(tokenizer: Any, **fields: Any) -> Renderer:
+    return Renderer(tokenizer, dataset_config(**fields))
 
 
 def document(tokenizer: Any, row: Any, kind: DatasetFormat = DatasetFormat.MESSAGES, **fields: Any) -> Document:

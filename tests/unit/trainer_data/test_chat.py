@@ -221,6 +221,14 @@ def test_a_question_in_the_tags_of_a_tool_is_refused_where_the_template_takes_it
     assert "would be trained on a prompt that serving never makes" in problem(qwen3, row)
 
 
+@pytest.mark.timeout(60)
+def test_a_row_of_a_megabyte_is_rendered_in_linear_time(qwen3: Any) -> None:
+    made = document(qwen3, {"messages": [user("q"), assistant("a b " * 250_000)]})
+    assert made.supervised.sum() == len(made.input_ids) - 13
+    made = document(qwen3, {"messages": [user("q"), assistant("a", weight=0)] * 3000 + [user("q"), assistant("a")]})
+    assert made.supervised.tolist() == [0] * (len(made.input_ids) - 2) + [1] * 2
+
+
 class TestModelsThatCannot:
     """A model whose template is no good for conversations may be good for plain text."""
 
