@@ -42,7 +42,6 @@ from finetune_contract.run_config import (
     PrepareConfig,
     RunConfig,
     RunIdentity,
-    SwanLabConfig,
 )
 from finetune_contract.schedules import (
     ConstantSchedule,
@@ -78,6 +77,13 @@ from finetune_contract.stability import (
     EvaluationConfig,
     NonFinitePolicy,
     StabilityConfig,
+)
+from finetune_contract.tracking import (
+    MlflowConfig,
+    SwanLabConfig,
+    TensorBoardConfig,
+    TrackingConfig,
+    WandbConfig,
 )
 
 __all__ = [
@@ -122,6 +128,7 @@ __all__ = [
     "LinearSchedule",
     "LoraMethod",
     "Method",
+    "MlflowConfig",
     "ModelFacts",
     "ModelSource",
     "NonFinitePolicy",
@@ -144,12 +151,15 @@ __all__ = [
     "Steps",
     "Supervise",
     "SwanLabConfig",
+    "TensorBoardConfig",
     "Thinking",
     "TrackerReport",
     "TrackerState",
+    "TrackingConfig",
     "TrainingResult",
     "ValidationConfig",
     "VolumeSource",
+    "WandbConfig",
     "WarmupStableDecaySchedule",
     "check_columns",
 ]

@@ -56,6 +56,13 @@ def dataset_secret_key_env(number: int) -> str:
     """Variable with the S3 secret access key of the dataset's source `number`; see `dataset_token_env`."""
     return f"FINETUNE_DATASET_{number}_SECRET_KEY"
 
+TRACKER_SECRET_ENV = {
+    "swanlab.apiKeySecret": "SWANLAB_API_KEY",
+    "wandb.apiKeySecret": "WANDB_API_KEY",
+    "mlflow.tokenSecret": "MLFLOW_TRACKING_TOKEN",
+}
+"""The trackers' own variables, by the field of `tracking` that names the Secret."""
+
 
 def checkpoint_name(step: int) -> str:
     """Folder name of the checkpoint taken after `step` steps; sorts by step."""

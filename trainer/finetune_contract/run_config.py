@@ -12,6 +12,7 @@ from finetune_contract.parallelism import Parallelism
 from finetune_contract.schedules import Schedule
 from finetune_contract.sources import DatasetConfig, ModelSource
 from finetune_contract.stability import EvaluationConfig, StabilityConfig
+from finetune_contract.tracking import TrackingConfig
 
 
 class RunIdentity(ContractModel):
@@ -54,16 +55,6 @@ class CheckpointConfig(ContractModel):
 
     every_steps: int = Field(ge=1)
     keep: int = Field(ge=1)
-
-
-class SwanLabConfig(ContractModel):
-    """Where metrics go besides `/metrics`; the API key arrives in the environment as SWANLAB_API_KEY."""
-
-    project: str
-    workspace: str | None = None
-    host: str | None = None
-    """Base URL of a self-hosted SwanLab; None: the public one."""
-    mode: Literal["online", "offline"] = "online"
 
 
 class PrepareConfig(ContractModel):
@@ -111,4 +102,4 @@ class RunConfig(ContractModel):
     """Port on which rank 0 serves `/progress` and `/metrics`; 0 picks a free one (see `paths.PROGRESS_PORT_FILE`)."""
     grace_seconds: int = Field(ge=5)
     """Time between SIGTERM and SIGKILL; a preempted run must have saved by then."""
-    swanlab: SwanLabConfig | None = None
+    tracking: TrackingConfig = TrackingConfig()

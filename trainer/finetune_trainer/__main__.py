@@ -8,6 +8,7 @@ import signal
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 from finetune_contract import ExitCode, Outcome, RunConfig
 
@@ -58,15 +59,20 @@ def _outcome(config_file: Path, rank: int, stop: StopFlag) -> Outcome:
         return Outcome(exit_code=failure.exit_code, failure=failure, checkpoint=position.checkpoint, step=position.step)
 
 
-def _exit(code: int) -> None:
-    """Leave without the interpreter's clean-up: after a failure a communication thread may never come to an end."""
+def leave(code: int) -> NoReturn:
+    """End this process with `code`.
+
+    Without the interpreter's clean-up, if it could wait for ever: after a failure a communication thread may never come
+    to an end, and neither may a tracker whose server is gone.
+    """
+    from finetune_trainer.trackers import any_left_behind
+
+    if code == ExitCode.DONE and not any_left_behind():
+        sys.exit(code)
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    if code == ExitCode.DONE:
-        sys.exit(code)
-    _exit(code)
+    leave(main(sys.argv[1:]))

@@ -7,13 +7,16 @@ from finetune_contract import ActivationCheckpointing, Artifact, ExitCode, Outco
 from finetune_trainer import checkpoint, export, methods, strategies
 from finetune_trainer.data.loader import TokenCache, open_tokens, total_steps, training_steps
 from finetune_trainer.distributed import World
+from finetune_trainer.measuring.flops import count
+from finetune_trainer.measuring.hardware import device_peak_flops
+from finetune_trainer.measuring.meter import Meter
+from finetune_trainer.measuring.readings import Machine
 from finetune_trainer.model import WeightFiles, load_config, recompute_activations, skeleton
 from finetune_trainer.optim import treatments
 from finetune_trainer.reporting import Reporter
 from finetune_trainer.running import Position, Run, Stop, StopAgreedError, stop_if_agreed
 from finetune_trainer.saving import resume, save
 from finetune_trainer.stepping import train_step
-from finetune_trainer.throughput import flops_per_token
 from finetune_trainer.validation import validate
 
 log = logging.getLogger("finetune")
@@ -56,7 +59,9 @@ def load(
         recompute_activations(model)
     adapted = method.apply(model, config.method, base_name=config.model_dir).train()
     log.info("trains: %s", method.table(adapted))
-    flops = flops_per_token(adapted)  # before the strategy cuts the weights
+    recomputes = config.activation_checkpointing is ActivationCheckpointing.FULL
+    flops = count(adapted, recomputes=recomputes)  # before the strategy cuts the weights
+    machine = Machine(flops=flops, peak_flops=device_peak_flops(world.device))
     initial = method.initial_values(config.method, files, config.seed)
     treated = treatments(adapted, method.rate_factors(adapted, config.method))
     engine = strategies.chosen(config).prepare(adapted, initial, config, world, treated)
@@ -65,7 +70,8 @@ def load(
     )
     return Run(
         config=config, world=world, stop=stop, position=position, reporter=reporter, cache=cache,
-        total_steps=total_steps, engine=engine, flops_per_token=flops, settings=settings,
+        total_steps=total_steps, engine=engine, settings=settings,
+        meter=Meter(world, machine, config.parallelism),
     )  # fmt: skip
 
 
@@ -91,7 +97,7 @@ def train(run: Run) -> None:
         run.cache, batch=config.batch, epochs=config.epochs, max_steps=config.max_steps, seed=config.seed,
         rank=run.world.rank, first_step=first_step,
     )  # fmt: skip
-    for step in steps:
+    for step in run.meter.waiting_for(steps, lambda: True):
         run.reporter.enter(Stage.TRAINING)
         train_step(run, step, is_first=step.number == first_step)
         if step.number % config.checkpoint.every_steps == 0 or step.number == run.total_steps:

@@ -1,6 +1,6 @@
-"""What the world learns of a run: /progress, /metrics and /healthz over HTTP, losses.jsonl, SwanLab, log lines.
+"""What the world learns of a run: the Progress that is served, losses.jsonl, trackers, log lines.
 
-Rank 0 alone reports. The server is a daemon thread that only ever reads an immutable Progress.
+Rank 0 alone reports.
 """
 
 import json
@@ -9,36 +9,21 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from prometheus_client import CollectorRegistry, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import CONTENT_TYPE_LATEST
-from prometheus_client.registry import Collector
-
-from finetune_contract import CheckpointReport, Progress, RunConfig, Stage, SwanLabConfig
+from finetune_contract import Alarm, CheckpointReport, Indicators, Progress, RunConfig, Stage
 from finetune_contract.paths import ATTEMPTS, LOSSES_FILE, PROGRESS_PORT_FILE_ENV
-from finetune_trainer.failures import UserError
+from finetune_trainer.measuring.meter import Figures
+from finetune_trainer.measuring.readings import Reading
+from finetune_trainer.serving import Snapshot, server
+from finetune_trainer.trackers import FLUSH_SECONDS, Tracking, openers_of
 
 log = logging.getLogger("finetune")
 
-_METRICS = {
-    "step": "Optimizer steps done, earlier attempts included",
-    "total_steps": "Optimizer steps of the whole run",
-    "epoch": "Passes over the training sequences",
-    "loss": "Mean loss over the supervised tokens of the last step",
-    "validation_loss": "Mean loss over the supervised tokens of the validation split",
-    "learning_rate": "Learning rate of the last step",
-    "grad_norm": "Global gradient norm of the last step, before clipping",
-    "tokens_per_second": "Real tokens of all ranks per second",
-    "step_seconds": "Median duration of a step",
-    "eta_seconds": "Seconds left until the last step",
-    "peak_memory_bytes": "Largest memory held by a rank",
-    "mfu_ratio": "Share of the devices' peak that training a token needs (4N frozen, 6N trained)",
-}
+_TAIL_BYTES = 4096
+_TRACKED = ("loss", "grad_norm", "learning_rate", "tokens_per_second", "epoch", "peak_memory_bytes")
 
 
 def log_to_stderr(rank: int) -> None:
@@ -57,9 +42,9 @@ class Reporter:
         self._config = config
         self._active = active
         self._server: ThreadingHTTPServer | None = None
-        self._tracker: Any = None
-        self._losses_file = Path(config.output_dir) / ATTEMPTS / str(config.attempt) / LOSSES_FILE
-        self.mfu: float | None = None
+        self._tracking: Tracking | None = None
+        self._losses_file = losses_file(config, config.attempt)
+        self._ranks: tuple[Reading, ...] = ()
         self.progress = Progress(
             attempt=config.attempt,
             stage=Stage.LOADING,
@@ -74,19 +59,30 @@ class Reporter:
         self.progress = self.progress.model_copy(update={**changes, "updated_at": time.time()})
 
     def enter(self, stage: Stage) -> None:
-        """Note what the run is doing now."""
+        """Note what the run is doing now; trackers are opened once it is known which step comes first."""
         if stage is not self.progress.stage:
             log.info("stage=%s step=%d", stage.value, self.progress.step)
         self.update(stage=stage)
+        if stage is Stage.TRAINING and self._active and self._tracking is None:
+            sent = last_reported_step(self._config)
+            self._tracking = Tracking(
+                openers_of(self._config), first_step=self.progress.step + 1, sent_step=max(sent, self.progress.step)
+            )
 
-    def step_done(self, *, tokens: int, mfu: float | None, **changes: Any) -> None:
-        """Note a finished step: progress, a line of losses.jsonl, a log line, the tracker."""
-        self.mfu = mfu
-        self.update(**changes)
+    def step_done(self, *, tokens: int, applied: bool, figures: Figures, **changes: Any) -> None:
+        """Note a finished step: progress, a line of losses.jsonl, a log line, the trackers."""
+        raised = self.progress.alarms
+        self._ranks = figures.sample.ranks
+        self.update(
+            tokens_per_second=figures.tokens_per_second, step_seconds=figures.step_seconds,
+            peak_memory_bytes=figures.sample.peak_memory_bytes, indicators=figures.indicators, alarms=figures.alarms,
+            **changes,
+        )  # fmt: skip
         if not self._active:
             return
         now = self.progress
-        line = {key: getattr(now, key) for key in ("step", "loss", "grad_norm", "learning_rate")} | {"tokens": tokens}
+        line = {key: getattr(now, key) for key in ("step", "loss", "grad_norm", "learning_rate")}
+        line |= {"tokens": tokens, "applied": applied}
         with open(self._losses_file, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         log.info(
@@ -94,11 +90,12 @@ class Reporter:
             now.step, now.total_steps, now.loss, now.grad_norm or 0, now.learning_rate, now.tokens_per_second or 0,
             now.eta_seconds or 0,
         )  # fmt: skip
-        self._track({key: getattr(now, key) for key in ("loss", "grad_norm", "learning_rate", "tokens_per_second")})
+        _log_alarms(raised, now.alarms)
+        self._track({key: getattr(now, key) for key in _TRACKED} | _known(figures.indicators))
 
-    def validated(self, loss: float) -> None:
-        """Note a validation loss."""
-        self.update(validation_loss=loss)
+    def validated(self, loss: float, *, best: float | None) -> None:
+        """Note a validation loss, and the lowest so far."""
+        self.update(validation_loss=loss, best_validation_loss=best)
         log.info("validation_loss=%.4f step=%d", loss, self.progress.step)
         self._track({"validation_loss": loss})
 
@@ -108,98 +105,60 @@ class Reporter:
         log.info("checkpoint=%s bytes=%d seconds=%.2f", checkpoint.path, checkpoint.bytes, checkpoint.seconds)
 
     def _track(self, values: dict[str, Any]) -> None:
-        if self._tracker is not None:
-            known = {key: value for key, value in values.items() if value is not None}
-            self._tracker.log(known, step=self.progress.step)
+        if self._tracking is not None:
+            self._tracking.log(self.progress.step, values)
+            self.update(trackers=self._tracking.reports())
 
     def __enter__(self) -> "Reporter":
-        """On rank 0: serve on the run's progress port, and track if asked to."""
+        """On rank 0: serve on the run's progress port."""
         if self._active:
             self._losses_file.parent.mkdir(parents=True, exist_ok=True)
-            self._server = _server(self, self._config.progress_port)
+            self._server = server(lambda: Snapshot(self.progress, self._ranks), self._config.progress_port)
             port_file = os.environ.get(PROGRESS_PORT_FILE_ENV)
             if port_file:
                 Path(port_file).write_text(str(self._server.server_port), encoding="utf-8")
             threading.Thread(target=self._server.serve_forever, name="progress", daemon=True).start()
             log.info("serving /progress, /metrics, /healthz on port %d", self._server.server_port)
-            if self._config.swanlab is not None:
-                self._tracker = _swanlab_run(self._config, self._config.swanlab)
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._tracker is not None:
-            self._tracker.finish()
+        if self._tracking is not None:
+            self._tracking.close(min(FLUSH_SECONDS, self._config.grace_seconds / 4))
+            self.update(trackers=self._tracking.reports())
         if self._server is not None:
             self._server.shutdown()
             self._server.server_close()
 
 
-class _ProgressCollector(Collector):
-    """Turns the Progress of the moment into gauges, at every scrape."""
-
-    def __init__(self, reporter: Reporter) -> None:
-        self._reporter = reporter
-
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        values = self._reporter.progress.model_dump() | {"mfu_ratio": self._reporter.mfu}
-        for name, meaning in _METRICS.items():
-            if values[name] is not None:
-                yield GaugeMetricFamily(f"finetune_{name}", meaning, value=values[name])
+def losses_file(config: RunConfig, attempt: int) -> Path:
+    """Where an attempt of the run writes a line per step."""
+    return Path(config.output_dir) / ATTEMPTS / str(attempt) / LOSSES_FILE
 
 
-def _server(reporter: Reporter, port: int) -> ThreadingHTTPServer:
-    registry = CollectorRegistry()
-    registry.register(_ProgressCollector(reporter))
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            if self.path == "/progress":
-                self._answer("application/json", reporter.progress.model_dump_json().encode())
-            elif self.path == "/metrics":
-                self._answer(CONTENT_TYPE_LATEST, generate_latest(registry))
-            elif self.path == "/healthz":
-                self._answer("text/plain", b"ok\n")
-            else:
-                self.send_error(404)
-
-        def _answer(self, kind: str, body: bytes) -> None:
-            self.send_response(200)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: Any) -> None:
-            """Polls every few seconds are no news."""
-
-    try:
-        server = ThreadingHTTPServer(("", port), Handler)
-    except OSError as error:
-        raise UserError("PortTaken", f"progress_port: {port} cannot be served on: {error}; choose another") from error
-    server.daemon_threads = True
-    return server
+def last_reported_step(config: RunConfig) -> int:
+    """The last step that earlier attempts told of; 0: none. A line that was cut off by a kill counts for nothing."""
+    found = [0]
+    for attempt in range(1, config.attempt):
+        file = losses_file(config, attempt)
+        if file.exists():
+            with open(file, "rb") as lines:
+                lines.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+                *whole, _ = lines.read().split(b"\n")
+            found += [int(json.loads(line)["step"]) for line in whole[-1:]]
+    return max(found)
 
 
-def _swanlab_run(config: RunConfig, swanlab_config: SwanLabConfig) -> Any:
-    """The one SwanLab run of all attempts: its id comes from the resource's uid. None when it cannot be had."""
-    os.environ.setdefault("SWANLAB_INTERACTIVE", "false")  # a pod has nobody to ask
-    if swanlab_config.host is not None:
-        os.environ["SWANLAB_API_HOST"] = swanlab_config.host  # the web host's variable is for display only
-    try:
-        import swanlab
-    except ImportError as error:
-        raise UserError("SwanLabMissing", "tracking.swanlab: the package swanlab is not installed") from error
-    try:
-        return swanlab.init(
-            project=swanlab_config.project,
-            workspace=swanlab_config.workspace,
-            name=config.run.name,
-            id=config.run.uid.lower(),
-            resume="allow",
-            mode=swanlab_config.mode,
-            log_dir=str(Path(config.output_dir) / "swanlab"),
-            config=config.model_dump(mode="json"),
-        )
-    except Exception as error:  # whatever a tracker's server answers, days of training are worth more
-        log.warning("tracking is off, SwanLab did not start: %s: %s", type(error).__name__, error)
-        return None
+def _known(indicators: Indicators) -> dict[str, float]:
+    values: dict[str, float] = indicators.model_dump(exclude_none=True)
+    return values
+
+
+def _log_alarms(before: tuple[Alarm, ...], now: tuple[Alarm, ...]) -> None:
+    known, holding = {alarm.indicator for alarm in before}, {alarm.indicator for alarm in now}
+    for alarm in now:
+        if alarm.indicator not in known:
+            log.warning("alarm=%s value=%.3g threshold=%g: %s", alarm.indicator.value, alarm.value, alarm.threshold,
+                        alarm.remedy)  # fmt: skip
+    for alarm in before:
+        if alarm.indicator not in holding:
+            log.info("alarm=%s is over", alarm.indicator.value)

@@ -1,16 +1,16 @@
 """What the stages of a run share, and how all ranks stop at the same place."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from finetune_contract import CheckpointReport, RunConfig
 from finetune_trainer.data.loader import TokenCache
 from finetune_trainer.distributed import World, any_rank
+from finetune_trainer.measuring.meter import Meter
 from finetune_trainer.reporting import Reporter
 from finetune_trainer.strategies import Engine
-from finetune_trainer.throughput import StepTimes
 
 
 class Stop(Protocol):
@@ -49,10 +49,9 @@ class Run:
     cache: TokenCache
     total_steps: int
     engine: Engine
-    flops_per_token: int
+    meter: Meter
     settings: dict[str, Any]
     position: Position
-    times: StepTimes = field(default_factory=StepTimes)
 
     @property
     def folder(self) -> Path:

@@ -9,12 +9,11 @@ import torch
 
 from finetune_trainer import methods
 from finetune_trainer.data.batch import Step
-from finetune_trainer.distributed import maxima, sums
+from finetune_trainer.distributed import sums
 from finetune_trainer.failures import NotANumberError
 from finetune_trainer.loss import summed_loss
 from finetune_trainer.optim import Update, learning_rate
 from finetune_trainer.running import Run, stop_if_agreed
-from finetune_trainer.throughput import peak_flops, peak_memory_bytes
 
 log = logging.getLogger("finetune")
 
@@ -24,7 +23,6 @@ def train_step(run: Run, step: Step, *, is_first: bool) -> None:
 
     Raises: StopAgreedError, NotANumberError, UserError when something does not learn.
     """
-    began = time.monotonic()
     loss = accumulate(run, step)
     if not math.isfinite(loss):
         raise NotANumberError(f"loss of step {step.number} is {loss}; lower the learning rate or look at the data")
@@ -36,9 +34,10 @@ def train_step(run: Run, step: Step, *, is_first: bool) -> None:
         peak=run.config.optimizer.peak_learning_rate,
     )  # fmt: skip
     update = run.engine.step(rate)
+    run.meter.update_queued(step)
     run.position.step, run.position.loss = step.number, loss
     run.position.tokens += step.global_tokens
-    report(run, step, update, rate, seconds=time.monotonic() - began)
+    report(run, step, update, rate, seconds=time.monotonic() - run.meter.began)
 
 
 def accumulate(run: Run, step: Step) -> float:
@@ -47,6 +46,7 @@ def accumulate(run: Run, step: Step) -> float:
     total = torch.zeros((), dtype=torch.float64, device=device)
     for index, micro in enumerate(step.micro_batches):
         stop_if_agreed(run)
+        run.meter.pass_begins(step, index)
         torch.manual_seed(dropout_seed(run.config.seed, step.number, index, run.world.rank))
         engine.begin(last=index == len(step.micro_batches) - 1)
         with engine.precision():
@@ -64,18 +64,11 @@ def dropout_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
 
 def report(run: Run, step: Step, update: Update, rate: float, *, seconds: float) -> None:
     """Tell the world of a finished step."""
-    run.times.add(seconds, step.global_tokens)
-    per_second, median = run.times.tokens_per_second, run.times.median_seconds
-    (peak_memory,) = maxima(run.world, [peak_memory_bytes(run.world.device)])
-    device_flops = peak_flops(run.world.device)
-    mfu = None
-    if device_flops is not None and per_second is not None:
-        mfu = per_second * run.flops_per_token / (device_flops * run.world.size)
+    figures = run.meter.step_done(step, run.position.loss, seconds)
     run.reporter.step_done(
-        tokens=step.global_tokens, mfu=mfu, step=step.number, epoch=step.epoch, loss=run.position.loss,
-        learning_rate=rate, grad_norm=update.grad_norm if update.applied else None, tokens_per_second=per_second,
-        step_seconds=median, eta_seconds=None if median is None else median * (run.total_steps - step.number),
-        peak_memory_bytes=int(peak_memory),
+        tokens=step.global_tokens, applied=update.applied, figures=figures, step=step.number, epoch=step.epoch, loss=run.position.loss,
+        learning_rate=rate, grad_norm=update.grad_norm if update.applied else None,
+        eta_seconds=figures.step_seconds * (run.total_steps - step.number),
     )  # fmt: skip
     if not update.applied:
         log.warning("step=%d skipped: fp16 gradients overflowed, loss scale now %g", step.number,

@@ -23,7 +23,7 @@ def validate(run: Run) -> None:
         loss = validation_loss(run, micro_batches)
         run.engine.model.train()
         run.position.validation_loss = loss
-        run.reporter.validated(loss)
+        run.reporter.validated(loss, best=None)
     run.position.validated_step = run.position.step
 
 

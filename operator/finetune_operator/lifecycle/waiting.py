@@ -109,9 +109,9 @@ def _secret_field(run: Qwen3FineTune, name: str) -> tuple[str, str]:
 
 
 def _secrets(run: Qwen3FineTune) -> tuple[tuple[str, SecretKeyRef | None], ...]:
-    swanlab = run.spec.tracking.swanlab
+    trackers = run.spec.tracking.secrets.items()
     return (
         ("spec.model.tokenSecret", run.spec.model.token_secret),
         ("spec.dataset.tokenSecret", run.spec.dataset.token_secret),
-        ("spec.tracking.swanlab.apiKeySecret", swanlab.api_key_secret if swanlab else None),
+        *((f"spec.tracking.{field}", secret) for field, secret in trackers),
     )

@@ -8,6 +8,7 @@ from finetune_contract.paths import (
     HUB_TOKEN_ENV,
     RENDEZVOUS_PORT,
     TERMINATION_FILE_ENV,
+    TRACKER_SECRET_ENV,
 )
 from finetune_operator.manifests.metadata import Manifest
 from finetune_operator.manifests.volumes import TEMPORARY_DIR
@@ -60,9 +61,7 @@ def worker_environment(run: Qwen3FineTune, attempt: int, settings: Settings) -> 
         _value("PET_MASTER_PORT", str(RENDEZVOUS_PORT)),
         _value(TERMINATION_FILE_ENV, TERMINATION_FILE),
     ]
-    swanlab = run.spec.tracking.swanlab
-    if swanlab is not None and swanlab.api_key_secret is not None:
-        fixed.append(_secret("SWANLAB_API_KEY", swanlab.api_key_secret))
+    fixed += [_secret(TRACKER_SECRET_ENV[field], key) for field, key in run.spec.tracking.secrets.items()]
     return _merged(_ANYWHERE | _TRAINING | settings.pods.environment, fixed)
 
 

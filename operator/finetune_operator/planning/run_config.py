@@ -11,6 +11,7 @@ from finetune_contract import (
     HubKind,
     HubSource,
     LinearSchedule,
+    MlflowConfig,
     ModelSource,
     OptimizerConfig,
     OverlongPolicy,
@@ -21,11 +22,14 @@ from finetune_contract import (
     Schedule,
     Supervise,
     SwanLabConfig,
+    TensorBoardConfig,
     Thinking,
+    TrackingConfig,
     VolumeSource,
+    WandbConfig,
 )
 from finetune_operator.planning.plan import Locations, Plan, trained_method
-from finetune_operator.resource import Dataset, Model, Qwen3FineTune, ScheduleType, Source, SwanLab, Training
+from finetune_operator.resource import Dataset, Model, Qwen3FineTune, ScheduleType, Source, Tracking, Training
 from finetune_operator.status import PreparationStatus
 
 _DEFAULT_BRANCH = {HubKind.HUGGING_FACE: "main", HubKind.MODEL_SCOPE: "master"}
@@ -73,7 +77,7 @@ def run_config(
         seed=spec.training.seed,
         progress_port=locations.progress_port,
         grace_seconds=grace_seconds,
-        swanlab=_swanlab(spec.tracking.swanlab) if spec.tracking.swanlab else None,
+        tracking=_tracking(spec.tracking),
     )
 
 
@@ -127,11 +131,21 @@ def _schedule(training: Training) -> Schedule:
     return kind(warmup_ratio=wanted.warmup_ratio, final_ratio=wanted.final_ratio)
 
 
-def _swanlab(wanted: SwanLab) -> SwanLabConfig:
+def _tracking(wanted: Tracking) -> TrackingConfig:
     """Without a key nobody could log in, so the run is then tracked offline."""
-    return SwanLabConfig(
-        project=wanted.project,
-        workspace=wanted.workspace,
-        host=wanted.host,
-        mode="online" if wanted.api_key_secret else "offline",
+    swanlab, wandb, mlflow = wanted.swanlab, wanted.wandb, wanted.mlflow
+    return TrackingConfig(
+        swanlab=swanlab
+        and SwanLabConfig(
+            project=swanlab.project,
+            workspace=swanlab.workspace,
+            host=swanlab.host,
+            online=swanlab.api_key_secret is not None,
+        ),
+        tensorboard=None if wanted.tensorboard is None else TensorBoardConfig(),
+        wandb=wandb
+        and WandbConfig(
+            project=wandb.project, entity=wandb.entity, host=wandb.host, online=wandb.api_key_secret is not None
+        ),
+        mlflow=mlflow and MlflowConfig(tracking_uri=mlflow.tracking_uri, experiment=mlflow.experiment),
     )

@@ -44,6 +44,7 @@ from finetune_operator.resource.parallelism import (
 from finetune_operator.resource.platform import (
     CacheStorage,
     ClaimRef,
+    Mlflow,
     OutputStorage,
     Recovery,
     Resources,
@@ -52,9 +53,11 @@ from finetune_operator.resource.platform import (
     Storage,
     SwanLab,
     TaintEffect,
+    TensorBoard,
     Toleration,
     TolerationOperator,
     Tracking,
+    Wandb,
 )
 from finetune_operator.resource.training import (
     Checkpoint,
@@ -90,6 +93,7 @@ __all__ = [
     "Metadata",
     "Method",
     "MethodType",
+    "Mlflow",
     "Mode",
     "Model",
     "Offload",
@@ -116,11 +120,13 @@ __all__ = [
     "Supervise",
     "SwanLab",
     "TaintEffect",
+    "TensorBoard",
     "Thinking",
     "Toleration",
     "TolerationOperator",
     "Tracking",
     "Training",
     "Validation",
+    "Wandb",
     "parse_resource",
 ]

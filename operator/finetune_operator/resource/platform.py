@@ -64,6 +64,9 @@ class Storage(ResourceModel):
     output: OutputStorage = OutputStorage()
 
 
+HttpUrl = Annotated[str, Text(r"^https?://[^\s]+$", 300, "a URL that begins with http:// or https://")]
+
+
 class SwanLab(ResourceModel):
     """Metrics to SwanLab besides the Prometheus endpoint."""
 
@@ -71,16 +74,60 @@ class SwanLab(ResourceModel):
     """Created when it is not there."""
     workspace: Annotated[str, Text(r"^[A-Za-z0-9_.-]+$", 100, "a workspace: letters, digits, _, . and -")] | None = None
     """Default: the API key's own."""
-    host: Annotated[str, Text(r"^https?://[^\s]+$", 300, "a URL that begins with http:// or https://")] | None = None
+    host: HttpUrl | None = None
     """Base URL of a self-hosted SwanLab."""
     api_key_secret: SecretKeyRef | None = None
     """Without a key the run is tracked offline, into the output volume."""
 
 
+class TensorBoard(ResourceModel):
+    """Event files in the folder `tensorboard` of the run's output."""
+
+
+class Wandb(ResourceModel):
+    """Metrics to Weights & Biases."""
+
+    project: Annotated[str, Text(r"^[A-Za-z0-9_.-]+$", 100, "a project's name: letters, digits, _, . and -")]
+    """Created when it is not there."""
+    entity: Annotated[str, Text(r"^[A-Za-z0-9_.-]+$", 100, "a user or team: letters, digits, _, . and -")] | None = None
+    """User or team; default: the API key's own."""
+    host: HttpUrl | None = None
+    """Base URL of a self-hosted server."""
+    api_key_secret: SecretKeyRef | None = None
+    """Without a key the run is tracked offline, into the output volume."""
+
+
+class Mlflow(ResourceModel):
+    """Metrics to an MLflow tracking server."""
+
+    tracking_uri: HttpUrl
+    """Of the server; the trainer's network policy, if there is one, must let its port through."""
+    experiment: Annotated[str, Text(r"^[A-Za-z0-9_.-]+$", 100, "an experiment's name: letters, digits, _, . and -")]
+    """Created when it is not there."""
+    token_secret: SecretKeyRef | None = None
+    """Bearer token, if the server wants one."""
+
+
 class Tracking(ResourceModel):
-    """Where metrics go."""
+    """Where metrics go besides the Prometheus endpoint. A tracker that is down or slow never stops or slows training.
+
+    All attempts of a run are one run of a tracker.
+    """
 
     swanlab: SwanLab | None = None
+    tensorboard: TensorBoard | None = Field(default=None, alias="tensorboard")
+    wandb: Wandb | None = None
+    mlflow: Mlflow | None = None
+
+    @property
+    def secrets(self) -> dict[str, SecretKeyRef]:
+        """The Secret of each tracker that needs one, by its field below `tracking`."""
+        named = {
+            "swanlab.apiKeySecret": self.swanlab and self.swanlab.api_key_secret,
+            "wandb.apiKeySecret": self.wandb and self.wandb.api_key_secret,
+            "mlflow.tokenSecret": self.mlflow and self.mlflow.token_secret,
+        }
+        return {field: secret for field, secret in named.items() if secret is not None}
 
 
 class TolerationOperator(StrEnum):

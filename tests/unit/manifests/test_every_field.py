@@ -18,6 +18,8 @@ HUB = {"dataset": {"source": "HuggingFace", "id": "team/rows", "file": "rows.jso
 SECRET = {"name": "hub", "key": "token"}
 SWANLAB = {"tracking": {"swanlab": {"project": "qwen3"}}}
 KEYED = {"tracking": {"swanlab": {"project": "qwen3", "apiKeySecret": SECRET}}}
+WANDB = {"tracking": {"wandb": {"project": "qwen3", "apiKeySecret": SECRET}}}
+MLFLOW = {"tracking": {"mlflow": {"trackingUri": "http://mlflow:5000", "experiment": "qwen3", "tokenSecret": SECRET}}}
 DEEPSPEED: dict[str, Any] = {"parallelism": {"strategy": "DeepSpeed", "deepspeed": {"stage": 3}}}
 FSDP = {"parallelism": {"strategy": "FSDP"}}
 TAINT: dict[str, Any] = {"key": "dedicated", "operator": "Equal", "value": "training"}
@@ -93,6 +95,15 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "tracking.swanlab.host": (SWANLAB, "https://swanlab.example"),
     "tracking.swanlab.apiKeySecret.name": (KEYED, "other"),
     "tracking.swanlab.apiKeySecret.key": (KEYED, "other"),
+    "tracking.wandb.project": (WANDB, "other"),
+    "tracking.wandb.entity": (WANDB, "team"),
+    "tracking.wandb.host": (WANDB, "https://wandb.example"),
+    "tracking.wandb.apiKeySecret.name": (WANDB, "other"),
+    "tracking.wandb.apiKeySecret.key": (WANDB, "other"),
+    "tracking.mlflow.trackingUri": (MLFLOW, "http://other:5000"),
+    "tracking.mlflow.experiment": (MLFLOW, "other"),
+    "tracking.mlflow.tokenSecret.name": (MLFLOW, "other"),
+    "tracking.mlflow.tokenSecret.key": (MLFLOW, "other"),
     "scheduling.priorityClass": ({}, "high"),
     "scheduling.nodeSelector": ({}, {"gpu": "h100"}),
     "scheduling.tolerations.key": ({"scheduling": {"tolerations": [TAINT]}}, [TAINT | {"key": "other"}]),

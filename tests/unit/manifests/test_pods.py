@@ -19,7 +19,15 @@ HUB_DATASET = {
 GATED = run(
     model={"id": "Qwen/Qwen3-8B", "tokenSecret": {"name": "hub", "key": "token"}},
     dataset=HUB_DATASET,
-    tracking={"swanlab": {"project": "qwen3", "apiKeySecret": {"name": "swanlab", "key": "apiKey"}}},
+    tracking={
+        "swanlab": {"project": "qwen3", "apiKeySecret": {"name": "swanlab", "key": "apiKey"}},
+        "wandb": {"project": "qwen3", "apiKeySecret": {"name": "wandb", "key": "apiKey"}},
+        "mlflow": {
+            "trackingUri": "https://mlflow.example",
+            "experiment": "qwen3",
+            "tokenSecret": {"name": "mlflow", "key": "token"},
+        },
+    },
 )
 RUNS = [*(example(path) for path in sorted(EXAMPLES.glob("*.yaml"))), GATED]
 
@@ -105,6 +113,8 @@ def test_each_secret_is_where_it_is_needed_and_nowhere_else() -> None:
     assert preparing[HUB_TOKEN_ENV] == {"secretKeyRef": {"name": "hub", "key": "token"}}
     assert preparing[DATASET_TOKEN_ENV] == {"secretKeyRef": {"name": "data-hub", "key": "token"}}
     assert training["SWANLAB_API_KEY"] == {"secretKeyRef": {"name": "swanlab", "key": "apiKey"}}
+    assert training["WANDB_API_KEY"] == {"secretKeyRef": {"name": "wandb", "key": "apiKey"}}
+    assert training["MLFLOW_TRACKING_TOKEN"] == {"secretKeyRef": {"name": "mlflow", "key": "token"}}
     assert not {HUB_TOKEN_ENV, DATASET_TOKEN_ENV} & training.keys()
     assert "SWANLAB_API_KEY" not in preparing
     plain = made(run(tracking={"swanlab": {"project": "qwen3"}}))

@@ -12,8 +12,10 @@ from finetune_contract import (
     HubKind,
     HubSource,
     LinearSchedule,
+    MlflowConfig,
     PrepareConfig,
     RunConfig,
+    TrackingConfig,
     VolumeSource,
 )
 from finetune_operator.planning import make_plan, prepare_config, run_config
@@ -77,10 +79,27 @@ def test_full_and_the_optimizers_numbers_arrive() -> None:
     assert config.optimizer.max_grad_norm == 0.5
 
 
-def test_without_a_key_swanlab_stays_offline() -> None:
-    offline = attempt(run(tracking={"swanlab": {"project": "qwen3"}})).swanlab
-    keyed = {"project": "qwen3", "host": "https://swan.example", "apiKeySecret": {"name": "swanlab", "key": "apiKey"}}
-    online = attempt(run(tracking={"swanlab": keyed})).swanlab
-    assert offline is not None
-    assert online is not None
-    assert (offline.mode, online.mode, online.host) == ("offline", "online", "https://swan.example")
+@pytest.mark.parametrize("name", ["swanlab", "wandb"])
+def test_without_a_key_a_tracker_stays_offline(name: str) -> None:
+    keyed = {"project": "qwen3", "host": "https://own.example", "apiKeySecret": {"name": name, "key": "apiKey"}}
+    offline, online = (
+        getattr(attempt(run(tracking={name: settings})).tracking, name) for settings in ({"project": "qwen3"}, keyed)
+    )
+    assert (offline.online, offline.host) == (False, None)
+    assert (online.online, online.host) == (True, "https://own.example")
+
+
+def test_each_tracker_is_told_what_the_user_wrote() -> None:
+    wanted = {
+        "tensorboard": {},
+        "swanlab": {"project": "qwen3", "workspace": "team"},
+        "wandb": {"project": "qwen3", "entity": "team"},
+        "mlflow": {"trackingUri": "http://mlflow:5000", "experiment": "huanhuan"},
+    }
+    told = attempt(run(tracking=wanted)).tracking
+    assert told.tensorboard is not None
+    assert told.swanlab is not None
+    assert told.wandb is not None
+    assert (told.swanlab.workspace, told.wandb.entity) == ("team", "team")
+    assert told.mlflow == MlflowConfig(tracking_uri="http://mlflow:5000", experiment="huanhuan")
+    assert attempt(run()).tracking == TrackingConfig()

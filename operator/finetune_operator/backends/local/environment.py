@@ -12,6 +12,7 @@ from finetune_contract.paths import (
     HUB_TOKEN_ENV,
     PROGRESS_PORT_FILE_ENV,
     TERMINATION_FILE_ENV,
+    TRACKER_SECRET_ENV,
 )
 from finetune_operator.backends.local.folder import OUTCOME_FILE, AttemptFolder
 from finetune_operator.backends.local.machine import Machine
@@ -19,7 +20,6 @@ from finetune_operator.planning import Plan
 from finetune_operator.resource import Qwen3FineTune, Source
 
 _VARIABLE_OF_HUB = {Source.HUGGING_FACE: "HF_TOKEN", Source.MODEL_SCOPE: "MODELSCOPE_API_TOKEN"}
-_SWANLAB_VARIABLE = "SWANLAB_API_KEY"
 
 
 def missing_secrets(run: Qwen3FineTune, environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -68,5 +68,5 @@ def _wanted(run: Qwen3FineTune) -> Iterator[tuple[str, str]]:
         yield "spec.model.tokenSecret", _VARIABLE_OF_HUB[spec.model.source]
     if spec.dataset.token_secret is not None:
         yield "spec.dataset.tokenSecret", _VARIABLE_OF_HUB[spec.dataset.source]
-    if spec.tracking.swanlab is not None and spec.tracking.swanlab.api_key_secret is not None:
-        yield "spec.tracking.swanlab.apiKeySecret", _SWANLAB_VARIABLE
+    for field in spec.tracking.secrets:
+        yield f"spec.tracking.{field}", TRACKER_SECRET_ENV[field]
