@@ -18,7 +18,7 @@ $(INSTALLED): pyproject.toml constraints/dev.txt
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or newer is needed, this is {sys.version}"'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints/dev.txt uv
-	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet -c constraints/dev.txt -e '.[operator,trainer,dev]'
+	VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install --quiet -c constraints/dev.txt -e '.[operator,trainer,tracking,dev]'
 	touch $@
 
 .PHONY: install

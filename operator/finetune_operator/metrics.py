@@ -67,6 +67,13 @@ class _RunsCollector(Collector):
         yield _family("runs", "Runs that exist, by phase.", "phase", phases)
         causes = Count(attempt.get("cause", "Unended") for status in statuses for attempt in status.get("attempts", ()))
         yield _family("attempts", "Attempts in the status of runs that exist, by what ended them.", "cause", causes)
+        alarms = Count(alarm["indicator"] for status in statuses for alarm in _standing(status))
+        yield _family("alarms", "Runs in which an indicator has been beyond its limit for long.", "indicator", alarms)
+
+
+def _standing(status: dict[str, Any]) -> list[dict[str, Any]]:
+    alarms: list[dict[str, Any]] = status.get("progress", {}).get("alarms", [])
+    return [alarm for alarm in alarms if alarm["standing"]]
 
 
 def _family(name: str, text: str, label: str, counts: Count[str]) -> GaugeMetricFamily:

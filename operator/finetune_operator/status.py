@@ -58,6 +58,8 @@ class ConditionType(StrEnum):
     RUNNING = "Running"
     """A rank of the current attempt has done a step, and the attempt has not ended."""
     SUSPENDED = "Suspended"
+    HEALTHY = "Healthy"
+    """No indicator of the running attempt has been beyond its limit for five minutes."""
     SUCCEEDED = "Succeeded"
 
 
@@ -215,6 +217,38 @@ class FailureStatus(StatusModel):
     """If nothing had been started, a later generation is planned afresh."""
 
 
+class AlarmStatus(StatusModel):
+    """An indicator beyond its limit."""
+
+    indicator: Line
+    """`GpuUtilisation`, `MemoryBalance`, `Communication` or `Loss`."""
+    value: Line
+    """When it was last measured."""
+    threshold: Line
+    """Where the alarm begins."""
+    remedy: Annotated[str, StringConstraints(max_length=400)]
+    """What to try, in the fields of the spec."""
+    since: Timestamp
+    """When the indicator went beyond its limit."""
+    standing: bool = False
+    """True once it has stayed so for five minutes: then the condition Healthy is False."""
+
+
+class TrackerStatus(StatusModel):
+    """What became of an experiment tracker; none of them stops or slows training."""
+
+    name: Line
+    """`swanlab`, `tensorboard`, `wandb` or `mlflow`."""
+    state: Line
+    """Connecting, Live, Stalled or Down."""
+    dropped: int = 0
+    """Points that never reached it."""
+    url: Annotated[str, StringConstraints(max_length=300)] | None = None
+    """Where the run is shown."""
+    message: Annotated[str, StringConstraints(max_length=300)] | None = None
+    """Why it is Stalled or Down."""
+
+
 class ProgressStatus(StatusModel):
     """The newest progress that rank 0 reported."""
 
@@ -244,6 +278,24 @@ class ProgressStatus(StatusModel):
     """`1h12m`."""
     peak_memory: Line | None = None
     """`53.9Gi`, largest over the GPUs."""
+    samples_per_second: Line | None = None
+    """Conversations of all ranks, however they are packed."""
+    mfu: Line | None = None
+    """`41%`: share of the GPUs' bf16 peak that the model's own operations need."""
+    gpu_utilisation: Line | None = None
+    """Of the least busy GPU."""
+    memory_imbalance: Line | None = None
+    """Peak memory of the fullest GPU / mean: 1.00 is balanced."""
+    communication: Line | None = None
+    """Share of a step in which the ranks only communicate."""
+    data_wait: Line | None = None
+    """Share of the time in which the slowest rank waits for data."""
+    loss_trend: Line | None = None
+    """Change of the loss over the last steps; 0% where noise explains it."""
+    alarms: Annotated[tuple[AlarmStatus, ...], Field(max_length=8)] = ()
+    """Indicators that are beyond their limits."""
+    trackers: Annotated[tuple[TrackerStatus, ...], Field(max_length=8)] = ()
+    """The trackers that the spec asks for."""
     updated_at: Timestamp
     """When the trainer did its last step or changed its stage."""
     stale: bool = False

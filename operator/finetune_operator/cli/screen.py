@@ -23,6 +23,8 @@ def figures(progress: ProgressStatus) -> str:
         f"{progress.tokens_per_second:,} tokens/s" if progress.tokens_per_second else None,
         f"ETA {progress.eta}" if progress.eta else None,
         progress.peak_memory,
+        f"MFU {progress.mfu}" if progress.mfu else None,
+        *(f"! {alarm.indicator} {alarm.value}" for alarm in progress.alarms),
     ]
     return "  ".join(part for part in parts if part)
 

@@ -27,6 +27,9 @@ _WIDE_COLUMNS = (
     ("Strategy", "string", ".status.plan.strategy", "How the GPUs share the work."),
     ("Tok/s", "integer", ".status.progress.tokensPerSecond", "Real tokens a second, over all GPUs."),
     ("Peak-Mem", "string", ".status.progress.peakMemory", "Largest over the GPUs."),
+    ("MFU", "string", ".status.progress.mfu", "Share of the GPUs' peak that the model needs."),
+    ("GPU-Util", "string", ".status.progress.gpuUtilisation", "Of the least busy GPU."),
+    ("Healthy", "string", '.status.conditions[?(@.type=="Healthy")].status', "Whether no indicator alarms."),
 )
 
 

@@ -46,6 +46,7 @@ def with_conditions(status: Status, actions: tuple[Action, ...], view: View) -> 
         ConditionType.PREPARED: _prepared(status, view),
         ConditionType.RUNNING: _running(status, actions, view),
         ConditionType.SUSPENDED: _suspended(status, view),
+        ConditionType.HEALTHY: _healthy(status),
         ConditionType.SUCCEEDED: _succeeded(status, view),
     }
     conditions = written(status.conditions, truths, view.run.metadata.generation, view.now)
@@ -159,6 +160,19 @@ def _attempt_running(record: AttemptStatus, status: Status, view: View) -> Truth
 def _stage(record: AttemptStatus, status: Status) -> str:
     progress = status.progress
     return progress.stage if progress is not None and progress.attempt == record.number else Stage.LOADING
+
+
+def _healthy(status: Status) -> Truth:
+    """Of the figures that are shown; alarms go with the attempt that raised them."""
+    progress = status.progress
+    running = {record.number for record in status.attempts if record.ended_at is None}
+    if progress is None or progress.attempt not in running:
+        return Truth(UNKNOWN, "NotRunning", "nothing trains at present")
+    standing = [alarm for alarm in progress.alarms if alarm.standing]
+    if not standing:
+        return Truth(TRUE, "NoAlarm", "no indicator has been beyond its limit for five minutes")
+    words = "; ".join(f"{each.indicator} is {each.value} (limit {each.threshold}): {each.remedy}" for each in standing)
+    return Truth(FALSE, standing[0].indicator, words)
 
 
 def _suspended(status: Status, view: View) -> Truth:

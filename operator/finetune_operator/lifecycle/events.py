@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 from finetune_operator.failures import Verdict
 from finetune_operator.lifecycle.decision import Event
-from finetune_operator.status import AttemptStatus, ConditionStatus, ConditionType, Status
+from finetune_operator.status import AlarmStatus, AttemptStatus, ConditionStatus, ConditionType, Status
 
 
 def events_between(old: Status, new: Status) -> tuple[Event, ...]:
     """What has happened from `old` to `new`, in the order in which things happen."""
-    return (*_plan(old, new), *_preparation(old, new), *_attempts(old, new), *_suspension(old, new), *_end(old, new))
+    tellers = (_plan, _preparation, _attempts, _alarms, _suspension, _end)
+    return tuple(event for teller in tellers for event in teller(old, new))
 
 
 def _plan(old: Status, new: Status) -> Iterator[Event]:
@@ -49,6 +50,19 @@ def _attempt_ended(record: AttemptStatus) -> Iterator[Event]:
         counted = "counts against" if record.decision == Verdict.RETRY else "does not count against"
         message = f"attempt {record.number + 1} follows; this {counted} recovery.maxRestarts"
         yield Event(reason="Restarting", message=message)
+
+
+def _alarms(old: Status, new: Status) -> Iterator[Event]:
+    """Once for an alarm that has come to stand, however often its figure changes meanwhile."""
+    known = {(alarm.indicator, alarm.since) for alarm in _standing(old)}
+    for alarm in _standing(new):
+        if (alarm.indicator, alarm.since) not in known:
+            message = f"{alarm.indicator} is {alarm.value} (limit {alarm.threshold}): {alarm.remedy}"
+            yield Event(reason=f"{alarm.indicator}Alarm", message=message, is_warning=True)
+
+
+def _standing(status: Status) -> tuple[AlarmStatus, ...]:
+    return () if status.progress is None else tuple(alarm for alarm in status.progress.alarms if alarm.standing)
 
 
 def _suspension(old: Status, new: Status) -> Iterator[Event]:

@@ -1,13 +1,24 @@
 """The newest figures of the current attempt, as they stand in status."""
 
-from finetune_contract import CheckpointReport, Progress, Stage, TrainingResult
+from finetune_contract import (
+    Alarm,
+    CheckpointReport,
+    Indicator,
+    Indicators,
+    Progress,
+    Stage,
+    TrackerReport,
+    TrainingResult,
+)
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.decision import View
 from finetune_operator.observation import Attempt
-from finetune_operator.status import CheckpointStatus, ProgressStatus, Status
+from finetune_operator.status import AlarmStatus, CheckpointStatus, ProgressStatus, Status, TrackerStatus
 
 STOPPED = "Stopped"
 """The stage of figures whose attempt has ended before its time."""
+ALARM_SECONDS = 300
+"""How long an indicator has to stay beyond its limit before it is called standing, and people are told."""
 
 
 def with_progress(status: Status, attempt: Attempt, view: View) -> Status:
@@ -52,7 +63,8 @@ def at_rest(status: Status) -> Status:
     """`status` of a run in which nothing trains: what was reached stays, what tells of speed goes."""
     if status.progress is None:
         return status
-    gone = {"eta": None, "tokens_per_second": None, "step_seconds": None, "stale": False, "stage": STOPPED}
+    gone = dict.fromkeys(("eta", "tokens_per_second", "step_seconds", "samples_per_second"))
+    gone |= {"stale": False, "stage": STOPPED, "alarms": ()}
     return status.model_copy(update={"progress": status.progress.model_copy(update=gone)})
 
 
@@ -92,8 +104,46 @@ def progress_status(progress: Progress) -> ProgressStatus:
         step_seconds=None if progress.step_seconds is None else f"{progress.step_seconds:.2f}",
         eta=None if progress.eta_seconds is None else text.duration(progress.eta_seconds),
         peak_memory=None if progress.peak_memory_bytes is None else text.memory(progress.peak_memory_bytes),
+        **_indicators(progress.indicators or Indicators()),
+        alarms=tuple(_alarm(alarm, progress.updated_at) for alarm in progress.alarms),
+        trackers=tuple(_tracker(name, report) for name, report in sorted(progress.trackers.items())),
         updated_at=text.timestamp(progress.updated_at),
     )
+
+
+def _indicators(told: Indicators) -> dict[str, str | None]:
+    samples, imbalance = told.samples_per_second, told.memory_imbalance_ratio
+    return {
+        "samples_per_second": None if samples is None else f"{samples:.3g}",
+        "mfu": share(told.mfu_ratio),
+        "gpu_utilisation": share(told.gpu_utilisation_ratio),
+        "memory_imbalance": None if imbalance is None else f"{imbalance:.2f}",
+        "communication": share(told.communication_ratio),
+        "data_wait": share(told.data_wait_ratio),
+        "loss_trend": share(told.loss_trend_ratio),
+    }
+
+
+def _alarm(alarm: Alarm, now: float) -> AlarmStatus:
+    """`now` is by the clock that `since` is by: the trainer's."""
+    written = "{:.2f}".format if alarm.indicator is Indicator.MEMORY_BALANCE else "{:.0%}".format
+    return AlarmStatus(
+        indicator=alarm.indicator,
+        value=written(alarm.value),
+        threshold=written(alarm.threshold),
+        remedy=alarm.remedy,
+        since=text.timestamp(alarm.since),
+        standing=now - alarm.since >= ALARM_SECONDS,
+    )
+
+
+def _tracker(name: str, report: TrackerReport) -> TrackerStatus:
+    return TrackerStatus(name=name, state=report.state, dropped=report.dropped, url=report.url, message=report.message)
+
+
+def share(ratio: float | None) -> str | None:
+    """`41%`."""
+    return None if ratio is None else f"{ratio:.0%}"
 
 
 def _is_news(old: ProgressStatus | None, new: Progress, view: View) -> bool:
