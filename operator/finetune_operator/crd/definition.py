@@ -29,7 +29,6 @@ _WIDE_COLUMNS = (
     ("Peak-Mem", "string", ".status.progress.peakMemory", "Largest over the GPUs."),
     ("MFU", "string", ".status.progress.mfu", "Share of the GPUs' peak that the model needs."),
     ("GPU-Util", "string", ".status.progress.gpuUtilisation", "Of the least busy GPU."),
-    ("Healthy", "string", '.status.conditions[?(@.type=="Healthy")].status', "Whether no indicator alarms."),
 )
 
 
