@@ -28,15 +28,21 @@ class NeverStop:
     requested = False
 
 
-def write_tokens(folder: Path, *, vocab_size: int, seed: int = 0) -> Path:
-    """A token cache of SEQUENCES training sequences of one to three documents, and five for validation."""
+def write_tokens(
+    folder: Path, *, vocab_size: int, seed: int = 0, training: int = SEQUENCES, validation: int = 5, most_documents: int = 3
+) -> Path:
+    """A token cache of sequences of one to `most_documents` documents."""
     random = np.random.default_rng(seed)
     growing = partial_folder(folder)
     growing.mkdir(parents=True)
-    totals = {name: _write_split(growing / name, count, vocab_size, random) for name, count in _SPLITS.items()}
+    totals = {
+        name: _write_split(growing / name, count, vocab_size, most_documents, random)
+        for name, count in (("training", training), ("validation", validation))
+        if count
+    }
     tokens, supervised = totals["training"]
     report = DatasetReport(
-        rows=SEQUENCES, validation_rows=5, sequences=SEQUENCES, tokens=tokens, supervised_tokens=supervised,
+        rows=training, validation_rows=validation, sequences=training, tokens=tokens, supervised_tokens=supervised,
         length_p50=20, length_p95=38, length_max=40, longest_sequence=120, truncated_rows=0, dropped_rows=0,
         think_blocks=0, packing_efficiency=1.0, digest=f"test-{seed}",
     )  # fmt: skip
@@ -45,14 +51,11 @@ def write_tokens(folder: Path, *, vocab_size: int, seed: int = 0) -> Path:
     return folder
 
 
-_SPLITS = {"training": SEQUENCES, "validation": 5}
-
-
-def _write_split(folder: Path, count: int, vocab_size: int, random: np.random.Generator) -> tuple[int, int]:
+def _write_split(folder: Path, count: int, vocab_size: int, most_documents: int, random: np.random.Generator) -> tuple[int, int]:
     packs: list[list[int]] = []
     lengths: list[int] = []
     for _ in range(count):
-        documents = int(random.integers(1, 4))
+        documents = int(random.integers(1, most_documents + 1))
         packs.append(list(range(len(lengths), len(lengths) + documents)))
         lengths.extend(random.integers(3, 41, size=documents).tolist())
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
@@ -95,10 +98,12 @@ def config(output: Path, model: Path, tokens: Path, **changes: Any) -> RunConfig
     return RunConfig.model_validate(values | changes)
 
 
-def train(world: World, run: RunConfig, stop: running.Stop | None = None) -> Outcome:
+def train(
+    world: World, run: RunConfig, stop: running.Stop | None = None, position: running.Position | None = None
+) -> Outcome:
     """The whole recipe on this rank."""
     Path(run.output_dir).mkdir(parents=True, exist_ok=True)
-    return recipe.run(run, world, stop or NeverStop(), running.Position())
+    return recipe.run(run, world, stop or NeverStop(), position or running.Position())
 
 
 def take_over(world: World, source: Path, step: int, target: Path) -> None:

@@ -4,11 +4,41 @@ from pathlib import Path
 
 import pytest
 
-from finetune_contract import RunConfig
-from finetune_trainer.distributed import World
-from multiproc.cases import FULL, config, train, write_tokens
+from multiproc import cases, parity
+from multiproc.cases import write_tokens
+from multiproc.parity import Cell, Deviation
 from multiproc.ranks import on_ranks
-from support.tiny import REAL_VOCAB_SIZE, tiny_model_dir
+from support.tiny import ODD_VOCAB_SIZE, REAL_VOCAB_SIZE, odd_model_dir, tiny_model_dir
+
+PARITY_PAGE = Path(__file__).parents[2] / "docs" / "parity.md"
+DEVIATIONS = pytest.StashKey[dict[Cell, Deviation]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--write-parity`."""
+    parser.addoption("--write-parity", action="store_true", help="write docs/parity.md from what the tests find")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """A place for what the parity tests find."""
+    config.stash[DEVIATIONS] = {}
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The parity table, once all of it is there."""
+    found = config.stash[DEVIATIONS]
+    if not found:
+        return
+    terminalreporter.section("parity: largest relative deviation of loss / gradient norm from one process")
+    terminalreporter.write_line(parity.table(found))
+    if config.getoption("--write-parity"):
+        PARITY_PAGE.write_text(parity.page(found), encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def deviations(pytestconfig: pytest.Config) -> dict[Cell, Deviation]:
+    """Where the parity tests leave what they find."""
+    return pytestconfig.stash[DEVIATIONS]
 
 
 @pytest.fixture(scope="session")
@@ -42,14 +72,22 @@ def small_tokens(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def one_process(folder: Path, model: Path, tokens: Path) -> dict[str, Path]:
+def odd_model(folder: Path) -> Path:
+    """One whose matrices no number of ranks cuts into equal parts."""
+    return odd_model_dir(folder)
+
+
+@pytest.fixture(scope="session")
+def odd_tokens(folder: Path) -> Path:
+    """Documents for the odd vocabulary."""
+    return write_tokens(folder / "odd-tokens", vocab_size=ODD_VOCAB_SIZE)
+
+
+@pytest.fixture(scope="session")
+def one_process(folder: Path, odd_model: Path, odd_tokens: Path) -> dict[str, Path]:
     """What one process makes of the whole batch: output folders of 10 steps of LoRA and of Full."""
     outputs = {"LoRA": folder / "one-lora", "Full": folder / "one-full"}
-    runs = [config(outputs["LoRA"], model, tokens), config(outputs["Full"], model, tokens, method=FULL)]
-    on_ranks(1, _all, runs, log=folder / "one-process")
+    for method, output in outputs.items():
+        run = cases.config(output, odd_model, odd_tokens, method=parity.METHODS[method])
+        on_ranks(1, cases.train, run, log=folder / "one-process")
     return outputs
-
-
-def _all(world: World, runs: list[RunConfig]) -> None:
-    for run in runs:
-        train(world, run)

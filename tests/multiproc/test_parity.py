@@ -1,32 +1,21 @@
-"""Every strategy, on two ranks, does what one process does; and goes on exactly from where it was stopped.
-
-One start of the ranks per strategy runs everything about it.
-"""
+"""Every strategy, on two ranks, does what one process does; and goes on exactly from where it was stopped."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
 from finetune_contract import RunConfig
 from finetune_trainer.distributed import World
-from multiproc.cases import FULL, LORA, config, losses, take_over, train, trained_tensors
+from multiproc import parity
+from multiproc.cases import config, losses, take_over, train, trained_tensors
+from multiproc.parity import METHODS
 from multiproc.ranks import on_ranks
 
-STRATEGIES = {
-    "DDP": {"type": "DDP"},
-    "FSDP": {"type": "FSDP"},
-    "FSDP-no-reshard": {"type": "FSDP", "reshard_after_forward": False},
-    "ZeRO-1": {"type": "DeepSpeed", "stage": 1},
-    "ZeRO-2": {"type": "DeepSpeed", "stage": 2},
-    "ZeRO-3": {"type": "DeepSpeed", "stage": 3},
-    "ZeRO-3-offload": {"type": "DeepSpeed", "stage": 3, "offload_optimizer": "CPU", "offload_parameters": "CPU"},
-}
-METHODS: dict[str, dict[str, Any]] = {"LoRA": LORA, "Full": FULL}
-TOLERANCE = 2e-6
+STRATEGIES = parity.STRATEGIES | {"FSDP2-no-reshard": {"type": "FSDP", "reshard_after_forward": False}}
+TOLERANCE = 5e-6
 """Largest relative difference of a loss to one process after 10 steps: fp32 sums taken in another order, then amplified
-by AdamW, which divides small gradients by their own size; 1.5e-7 was seen. Weight decay that one strategy forgot was
+by AdamW, which divides small gradients by their own size; 9e-7 was seen. Weight decay that one strategy forgot was
 found as 1e-4, a wrong divisor shows as 1e-2."""
 
 
@@ -42,27 +31,27 @@ class Runs:
 
 
 @pytest.fixture(scope="module", params=STRATEGIES)
-def runs(request: pytest.FixtureRequest, folder: Path, model: Path, tokens: Path, one_process: dict[str, Path]) -> Runs:
+def runs(
+    request: pytest.FixtureRequest, folder: Path, odd_model: Path, odd_tokens: Path, one_process: dict[str, Path]
+) -> Runs:
     """10 steps; 5 steps and then 5 more; and 5 steps after the first 5 of one process."""
     made = Runs(folder, request.param)
+    same = {"parallelism": STRATEGIES[request.param], "batch": (1, 2, 2)}
     configs = {
-        key: config(
-            output, model, tokens, parallelism=STRATEGIES[request.param], batch=(1, 2, 2), method=METHODS[key[0]]
-        )
-        for key, output in made.of.items()
+        (method, kind): config(output, odd_model, odd_tokens, method=METHODS[method], **same)
+        for (method, kind), output in made.of.items()
     }
-    on_ranks(2, _all_runs, configs, one_process, log=folder / request.param)
+    for method, reference in one_process.items():
+        straight, resumed, taken_over = (configs[method, kind] for kind in ("straight", "resumed", "taken-over"))
+        on_ranks(2, train, straight, log=folder / request.param)
+        on_ranks(2, _resumed, Path(straight.output_dir), resumed, log=folder / request.param)
+        on_ranks(2, _resumed, reference, taken_over, log=folder / request.param)
     return made
 
 
-def _all_runs(world: World, configs: dict[tuple[str, str], RunConfig], one_process: dict[str, Path]) -> None:
-    for method, reference in one_process.items():
-        straight, resumed, taken_over = (configs[method, kind] for kind in ("straight", "resumed", "taken-over"))
-        train(world, straight)
-        take_over(world, Path(straight.output_dir), 5, Path(resumed.output_dir))
-        train(world, resumed)
-        take_over(world, reference, 5, Path(taken_over.output_dir))
-        train(world, taken_over)
+def _resumed(world: World, source: Path, run: RunConfig) -> None:
+    take_over(world, source, 5, Path(run.output_dir))
+    train(world, run)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -88,17 +77,11 @@ def test_a_checkpoint_of_one_process_is_taken_up(runs: Runs, one_process: dict[s
     assert losses(runs.of[method, "taken-over"]) == pytest.approx(expected, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("parallelism", [{"type": "DDP"}, {"type": "FSDP"}], ids=["DDP", "FSDP"])
-@pytest.mark.parametrize("batch", [(1, 4, 1), (1, 2, 2), (2, 1, 2), (1, 1, 4)], ids=str)
-def test_cutting_the_batch_otherwise_changes_nothing(
-    batch: tuple[int, int, int],
-    parallelism: dict[str, Any],
-    folder: Path,
-    model: Path,
-    tokens: Path,
-    one_process: dict[str, Path],
+@pytest.mark.parametrize("strategy", ["DDP", "FSDP2", "ZeRO-2"])
+def test_several_sequences_in_a_micro_batch_change_nothing(
+    strategy: str, folder: Path, odd_model: Path, odd_tokens: Path, one_process: dict[str, Path]
 ) -> None:
-    output = folder / f"split-{parallelism['type']}-{batch[0]}-{batch[1]}-{batch[2]}"
-    run = config(output, model, tokens, batch=batch, parallelism=parallelism)
-    on_ranks(batch[2], train, run, log=output)
+    output = folder / f"micro-{strategy}"
+    run = config(output, odd_model, odd_tokens, batch=(2, 1, 2), parallelism=STRATEGIES[strategy])
+    on_ranks(2, train, run, log=output)
     assert losses(output) == pytest.approx(losses(one_process["LoRA"]), rel=TOLERANCE)

@@ -11,6 +11,8 @@ from support.tokenizer import qwen3_tokenizer_dir
 EXAMPLES = Path(__file__).parents[2] / "examples"
 HUANHUAN = EXAMPLES / "huanhuan.json"
 REAL_VOCAB_SIZE = 151_936
+ODD_VOCAB_SIZE = 1031
+"""A prime: no number of ranks divides it."""
 
 
 def tiny_model_dir(folder: Path, tokenizer: Literal["real", "tiny"] = "tiny") -> Path:
@@ -24,6 +26,16 @@ def tiny_model_dir(folder: Path, tokenizer: Literal["real", "tiny"] = "tiny") ->
         for file in qwen3_tokenizer_dir().iterdir():
             shutil.copy(file, target)
         maker.save_model(target, maker.tiny_config(REAL_VOCAB_SIZE, hidden_size=32, num_layers=2))
+    return target
+
+
+def odd_model_dir(folder: Path) -> Path:
+    """A Qwen3 of two thin layers whose matrices no number of ranks cuts into equal parts; the tiny tokenizer."""
+    target = folder / "odd-qwen3"
+    maker = make_model_script()
+    target.mkdir(parents=True)
+    maker.save_tokenizer(target)
+    maker.save_model(target, maker.tiny_config(ODD_VOCAB_SIZE, hidden_size=34, num_layers=2))
     return target
 
 
