@@ -99,6 +99,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"dataset": {"path": "rows.json", "format": "Messages", "columns": {"instruction": "q"}}},
         ("spec.dataset", "columns must be those of one format, and format is Messages"),
     ),
+    "an option for conversations beside plain text": (
+        {"dataset": {"path": "rows.json", "format": "Text", "supervise": "LastTurn"}},
+        ("spec.dataset", "format Text is learnt as it stands; thinking, supervise and systemPrompt are for"),
+    ),
     "a column that no format knows": (
         {"dataset": {"path": "rows.json", "columns": {"question": "q"}}},
         ("spec.dataset.columns", "every key must be a column that a format knows: instruction, output"),

@@ -212,3 +212,18 @@ class DatasetConfig(ContractModel):
     def _columns_fit(self) -> Self:
         check_columns(self.columns, self.format)
         return self
+
+    @model_validator(mode="after")
+    def _options_have_use(self) -> Self:
+        if self.format is DatasetFormat.TEXT and self.conversation_options:
+            raise ValueError(
+                f"format Text is learnt as it stands; remove {', '.join(self.conversation_options)}, which are for "
+                "conversations"
+            )
+        return self
+
+    @property
+    def conversation_options(self) -> tuple[str, ...]:
+        """Options that are set and say something of conversations alone."""
+        fields = {"thinking": Thinking.AUTO, "supervise": Supervise.ALL_TURNS, "system_prompt": None}
+        return tuple(name for name, default in fields.items() if getattr(self, name) != default)

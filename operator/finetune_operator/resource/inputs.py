@@ -90,6 +90,8 @@ class Supervise(StrEnum):
     LAST_TURN = "LastTurn"
 
 
+_TEXT_AS_IT_STANDS = "format Text is learnt as it stands; thinking, supervise and systemPrompt are for conversations"
+
 _COLUMN_NAMES = tuple(dict.fromkeys(name for columns in FORMAT_COLUMNS.values() for name in columns.names))
 FormatColumn = Annotated[
     str, Text(f"^({'|'.join(_COLUMN_NAMES)})$", 16, f"a column that a format knows: {', '.join(_COLUMN_NAMES)}")
@@ -155,6 +157,11 @@ class Dataset(ResourceModel):
             "columns lets one column stand for two names; give each its own",
         ),
         Rule(
+            "self.format != 'Text'"
+            " || (self.thinking == 'Auto' && self.supervise == 'AllTurns' && !has(self.systemPrompt))",
+            _TEXT_AS_IT_STANDS,
+        ),
+        Rule(
             "self.source == 'Volume' ? has(self.path) && !has(self.id) : has(self.id) && !has(self.path)",
             _ONE_SOURCE,
         ),
@@ -178,6 +185,13 @@ class Dataset(ResourceModel):
     @model_validator(mode="after")
     def _columns_fit(self) -> Self:
         check_columns(self.columns, DatasetFormat(self.format))
+        return self
+
+    @model_validator(mode="after")
+    def _options_have_use(self) -> Self:
+        set_options = (self.thinking, self.supervise, self.system_prompt)
+        if self.format is Format.TEXT and set_options != (Thinking.AUTO, Supervise.ALL_TURNS, None):
+            raise ValueError(_TEXT_AS_IT_STANDS)
         return self
 
 

@@ -40,6 +40,13 @@ def with_template(tokenizer: Any, template: str | None) -> Any:
     return other
 
 
+def with_end(tokenizer: Any, token: str | None) -> Any:
+    """The same tokenizer with another token that ends a text; a shallow copy would share it."""
+    other = copy.deepcopy(tokenizer)
+    other.eos_token = token
+    return other
+
+
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with its tiny tokenizer."""

@@ -55,11 +55,11 @@ def answers(draw: st.DrawFn, *, calls: int = 0) -> tuple[dict[str, Any], dict[st
     reasoning = draw(st.just("") | CORES.map(lambda text: f"{text} "))
     arguments = [draw(st.dictionaries(CORES, CORES | st.integers() | st.none(), max_size=2)) for _ in range(calls)]
     meant = assistant(content)
-    row = assistant(draw(st.sampled_from(["", "\n", " \r\n\n"])) + content)
+    row = assistant(draw(st.sampled_from(["", "\n", " \r\n\n", "    \n"])) + content)
     if reasoning:
         meant["reasoning_content"] = reasoning
         if draw(st.booleans()):
-            row["reasoning_content"] = draw(st.sampled_from(["", "\n", " \n"])) + reasoning + "\n"
+            row["reasoning_content"] = draw(st.sampled_from(["", "\n", "    \n"])) + reasoning + "\n"
         else:
             row["content"] = f"<think>\n{reasoning}\n</think>\n\n{row['content']}"
     elif draw(st.booleans()):

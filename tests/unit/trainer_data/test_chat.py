@@ -12,7 +12,7 @@ from finetune_trainer.data.errors import PreparationError
 from finetune_trainer.data.formats import Layout
 from finetune_trainer.data.json_rows import Row
 from finetune_trainer.data.rendering import Renderer
-from unit.trainer_data.conftest import with_template
+from unit.trainer_data.conftest import with_end, with_template
 from unit.trainer_data.oracle import learnt_texts
 from unit.trainer_data.rows import (
     WEATHER,
@@ -204,6 +204,12 @@ def test_an_empty_block_that_serving_never_sends_is_left_out(families: Mapping[s
     assert hybrid.decode(made.input_ids.tolist()).endswith("<|im_start|>assistant\na<|im_end|>")
 
 
+def test_an_answer_that_begins_in_the_middle_of_a_token_is_refused(families: Mapping[str, Any]) -> None:
+    hybrid = families["Hybrid"]
+    spaced = hybrid.chat_template.replace("</think>\\n\\n' + content.lstrip('\\n')", "</think>\\n\\n    \\n' + content")
+    assert "it ends in the middle of a token" in problem(with_template(hybrid, spaced), PLAIN)
+
+
 def test_a_template_may_refuse_a_row(qwen3: Any) -> None:
     strict = "{% if messages[0].content == 'x' %}{{ raise_exception('no x here') }}{% endif %}" + PLAIN_CHATML
     said = problem(with_template(qwen3, strict), {"messages": [user("x"), assistant("a")]})
@@ -245,8 +251,7 @@ class TestModelsThatCannot:
         return caught.value.failure.reason, caught.value.failure.message
 
     def test_a_base_model_without_template_learns_plain_text_alone(self, qwen3: Any) -> None:
-        base = with_template(qwen3, None)
-        base.eos_token = "<|endoftext|>"
+        base = with_end(with_template(qwen3, None), "<|endoftext|>")
         reason, message = self.refused(base)
         assert reason == "NoChatTemplate"
         assert "use the chat model (Qwen3-8B rather than Qwen3-8B-Base), add Qwen3's chat_template.jinja" in message
@@ -256,10 +261,17 @@ class TestModelsThatCannot:
         assert made.supervised.tolist() == [0] + [1] * (len(made.input_ids) - 1)
         assert Renderer(base, dataset_config()).template_digest is None
 
-    def test_a_base_model_with_template_ends_answers_as_the_template_does(self, families: Mapping[str, Any]) -> None:
-        base = with_template(families["Hybrid"], families["Hybrid"].chat_template)
-        base.eos_token = "<|endoftext|>"
+    def test_a_base_model_with_template_ends_answers_as_the_template_does(
+        self, families: Mapping[str, Any], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        Renderer(families["Hybrid"], dataset_config())
+        assert not caplog.messages
+        base = with_end(families["Hybrid"], "<|endoftext|>")
         assert learnt_texts(base, document(base, PLAIN)) == ["a<|im_end|>"]
+        assert caplog.messages == [
+            "model: its texts end with <|endoftext|>, and answers are learnt to end with <|im_end|>; serve it with "
+            "both as stop tokens"
+        ]
 
     def test_a_template_of_another_family(self, qwen3: Any) -> None:
         foreign = with_template(qwen3, "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}")
@@ -284,10 +296,17 @@ class TestModelsThatCannot:
         assert reason == "AlwaysThinks"
         assert "set it to Auto, or use a model that can answer without thinking" in message
 
+    def test_options_for_conversations_say_nothing_of_text(self, qwen3: Any, caplog: pytest.LogCaptureFixture) -> None:
+        Renderer(qwen3, dataset_config()).check(self.TEXT)
+        Renderer(qwen3, dataset_config(system_prompt="Be kind")).check(self.CHAT)
+        assert not caplog.messages
+        Renderer(qwen3, dataset_config(system_prompt="Be kind", thinking="Keep")).check(self.TEXT)
+        assert caplog.messages == [
+            "dataset: plain text is learnt as it stands; thinking, system_prompt: for conversations alone"
+        ]
+
     def test_a_tokenizer_without_an_end_token(self, qwen3: Any) -> None:
-        endless = with_template(qwen3, qwen3.chat_template)
-        endless.eos_token = None
-        renderer = Renderer(endless, dataset_config())
+        renderer = Renderer(with_end(qwen3, None), dataset_config())
         renderer.check(self.CHAT)
         with pytest.raises(PreparationError, match="its tokenizer has no eos_token") as caught:
             renderer.check(self.TEXT)

@@ -120,6 +120,13 @@ def test_a_column_that_is_nowhere_is_refused(kind: str) -> None:
     assert layout_of(row, {**row, "contxt": None}, columns=columns).format is DatasetFormat.ALPACA
 
 
+@pytest.mark.parametrize("option", [{"thinking": "Strip"}, {"supervise": "LastTurn"}, {"system_prompt": "Be kind"}])
+def test_options_for_conversations_are_refused_beside_plain_text(option: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match=f"format Text is learnt as it stands; remove {next(iter(option))}"):
+        dataset_config(format="Text", **option)
+    assert dataset_config(format="Auto", **option).conversation_options == tuple(option)
+
+
 @pytest.mark.parametrize(
     ("columns", "kind", "said"),
     [

@@ -5,6 +5,7 @@ think block, which Qwen3's template puts before the last answer, is part of the 
 without thinking, so it stays in the context and is not learnt. What follows the last learnt token is cut off.
 """
 
+import logging
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,9 +17,11 @@ from finetune_trainer.data.document import Document
 from finetune_trainer.data.errors import PreparationError, RowProblem
 from finetune_trainer.data.formats import Conversation, RowError, Sample, Turn
 from finetune_trainer.data.masks import Answer, Masks
-from finetune_trainer.data.template import ChatTemplate, Message
+from finetune_trainer.data.template import END, ChatTemplate, Message
 from finetune_trainer.data.tokenizing import encoded
 from finetune_trainer.data.training_text import TrainingTexts
+
+LOG = logging.getLogger(__name__)
 
 
 class ChatRenderer:
@@ -36,6 +39,13 @@ class ChatRenderer:
                 "AlwaysThinks",
                 "dataset.thinking: Strip would leave answers without reasoning, and the model always thinks; set it to "
                 "Auto, or use a model that can answer without thinking",
+            )
+        if tokenizer.eos_token != END:
+            LOG.warning(
+                "model: its texts end with %s, and answers are learnt to end with %s; serve it with both as stop "
+                "tokens",
+                tokenizer.eos_token,
+                END,
             )
         self._texts = TrainingTexts(self._template)
         self._masks = Masks(tokenizer, self._template)

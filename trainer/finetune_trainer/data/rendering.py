@@ -1,5 +1,6 @@
 """From rows to documents: the whole way of one row, a pure function that any process may run."""
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, ParamSpec, TypeVar
 
@@ -12,6 +13,8 @@ from finetune_trainer.data.json_rows import Row
 from finetune_trainer.data.passages import PassageRenderer
 from finetune_trainer.data.template import template_digest
 from finetune_trainer.data.tokenizing import control_tokens
+
+LOG = logging.getLogger(__name__)
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -26,6 +29,7 @@ class Renderer:
         """SHA-256 of the model's chat template; None: it has none."""
         self._chat = _made(ChatRenderer, tokenizer, config)
         self._passages = _made(PassageRenderer, tokenizer)
+        self._conversation_options = config.conversation_options
 
     def check(self, layout: Layout) -> None:
         """Refuse a file that this model cannot be trained on, before its rows are read.
@@ -33,6 +37,9 @@ class Renderer:
         Raises: PreparationError.
         """
         self._for(layout)
+        if not layout.is_chat and self._conversation_options:
+            options = ", ".join(self._conversation_options)
+            LOG.warning("dataset: plain text is learnt as it stands; %s: for conversations alone", options)
 
     def documents(self, layout: Layout, rows: Sequence[Row]) -> list[Document | RowProblem]:
         """The rows as documents, in order; in place of one that cannot be trained on, what is wrong with it.
