@@ -66,8 +66,8 @@ def report(run: Run, step: Step, update: Update, rate: float, *, seconds: float)
     """Tell the world of a finished step."""
     figures = run.meter.step_done(step, run.position.loss, seconds)
     run.reporter.step_done(
-        tokens=step.global_tokens, applied=update.applied, figures=figures, step=step.number, epoch=step.epoch, loss=run.position.loss,
-        learning_rate=rate, grad_norm=update.grad_norm if update.applied else None,
+        tokens=step.global_tokens, applied=update.applied, figures=figures, step=step.number, epoch=step.epoch,
+        loss=run.position.loss, learning_rate=rate, grad_norm=update.grad_norm if update.applied else None,
         eta_seconds=figures.step_seconds * (run.total_steps - step.number),
     )  # fmt: skip
     if not update.applied:

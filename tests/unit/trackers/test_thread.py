@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -172,14 +173,16 @@ def test_steps_never_go_back_in_a_tracker_that_only_grows() -> None:
     assert purges.points == [(step, {"loss": 1.0}) for step in (4, 5, 6, 7)]
 
 
+def opened(tracker: Tracker, first_step: int) -> Connection:
+    return Connection(tracker)
+
+
 def test_the_end_of_a_run_waits_for_all_trackers_together_once() -> None:
     trackers = [Tracker(), Tracker(), Tracker()]
     for each in trackers:
         each.may_go.clear()
-    made = Tracking(
-        {str(index): (lambda _, each=each: Connection(each), False) for index, each in enumerate(trackers)},
-        first_step=1, sent_step=0,
-    )  # fmt: skip
+    openers = {str(index): (partial(opened, each), False) for index, each in enumerate(trackers)}
+    made = Tracking(openers, first_step=1, sent_step=0)
     made.log(1, {"loss": 1.0})
     began = time.monotonic()
     made.close(0.3)
