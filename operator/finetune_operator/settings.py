@@ -53,6 +53,16 @@ class Limits(SettingsModel):
     max_gpus_per_node: int = Field(default=8, ge=1)
     priority_classes: tuple[str, ...] = ()
     """Priority classes that runs may name."""
+    sources: tuple[Literal["ModelScope", "HuggingFace", "Volume", "S3"], ...] = (
+        "ModelScope",
+        "HuggingFace",
+        "Volume",
+        "S3",
+    )
+    """Where models and datasets may come from: leave out what pods cannot reach, or shall not."""
+    s3_endpoints: tuple[str, ...] = ()
+    """Stores besides Amazon's that runs may name, such as https://minio.example:9000; `*`: any, which lets whoever
+    may create a run send requests to every address that pods can reach."""
 
 
 class Settings(SettingsModel):

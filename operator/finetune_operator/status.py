@@ -126,11 +126,31 @@ class PlanStatus(StatusModel):
     """False until the dataset's lengths are known."""
 
 
+class LengthBinStatus(StatusModel):
+    """Rows of about one length."""
+
+    up_to: int
+    """Tokens: more than half of this, and at most this."""
+    rows: int
+    """How many there are."""
+
+
+class SourceStatus(StatusModel):
+    """What one source of a mix brought, before weights and validation."""
+
+    rows: int
+    """Read, bad ones too."""
+    tokens: int
+    """Of the rows that were kept."""
+    bad_rows: int
+    """Left out, as dataset.badRows allows."""
+
+
 class DatasetStatus(StatusModel):
     """What the preparation found; see `finetune_contract.DatasetReport`."""
 
     rows: int
-    """Training rows that were kept."""
+    """Training rows of one epoch; one that a weight takes twice counts twice."""
     validation_rows: int
     """Rows held out."""
     sequences: int
@@ -143,18 +163,34 @@ class DatasetStatus(StatusModel):
     """Median length of a row, in tokens, before truncation."""
     length_p95: int
     """Length that 95 of 100 rows do not exceed."""
+    length_p99: int
+    """Length that 99 of 100 rows do not exceed."""
     length_max: int
     """Length of the longest row."""
+    lengths: Annotated[tuple[LengthBinStatus, ...], Field(max_length=24)]
+    """Rows by length, shortest first."""
     longest_sequence: int
     """In tokens, after packing and truncation: what the memory estimate counts with."""
     truncated_rows: int
     """Rows that lost their end to maxTokens."""
     dropped_rows: int
     """Rows left out: overlong, or without a supervised token."""
+    skipped_rows: int
+    """Bad rows left out, as dataset.badRows allows."""
+    duplicate_rows: int
+    """Rows that equal an earlier one; they stay."""
+    duplicate_ids: int
+    """Rows whose `id` an earlier one has; they stay."""
+    left_out_duplicates: int
+    """Rows not trained on since the validation's own source has equal ones."""
     think_blocks: int
     """Assistant turns with reasoning of their own."""
     packing_efficiency: float
     """Share of the packed sequences that is tokens."""
+    sources: Annotated[tuple[SourceStatus, ...], Field(max_length=16)] = ()
+    """What each source of a mix brought, in its order."""
+    template_digest: Line | None = None
+    """SHA-256 of the chat template that rows were rendered with; absent: plain text alone."""
     digest: Line
     """Key of the token cache: content, tokenizer, template and options."""
 

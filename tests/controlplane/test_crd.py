@@ -89,7 +89,7 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "dropout of one": ({"method": {"lora": {"dropout": 1}}}, ("spec.method.lora.dropout", "less than 1")),
     "two dataset sources": (
         {"dataset": {"path": "rows.json", "id": "some/rows"}},
-        ("spec.dataset", "takes `path` and no `id`", "path is rows.json, id is some/rows"),
+        ("spec.dataset", "source Volume takes `path` and no other of path, url and id", "there is path id"),
     ),
     "columns of two formats": (
         {"dataset": {"path": "rows.json", "columns": {"instruction": "q", "completion": "a"}}},
@@ -111,14 +111,44 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"dataset": {"path": "rows.json", "columns": {"instruction": "q", "input": "q"}}},
         ("spec.dataset", "columns lets one column stand for two names; give each its own"),
     ),
-    "no dataset source": ({"dataset": {}}, ("spec.dataset", "takes `path` and no `id`", "path is absent")),
-    "hub dataset without file": (
-        {"dataset": {"source": "HuggingFace", "id": "some/rows"}},
-        ("spec.dataset", "file is missing", "name the JSON or JSON-lines file"),
+    "no dataset source": ({"dataset": {}}, ("spec.dataset", "source Volume takes `path`", "there is ")),
+    "a mix beside a source": (
+        {"dataset": {"path": "rows.json", "mix": [{"path": "more.json"}]}},
+        ("spec.dataset", "beside mix no other source can be named; make it one of the mix"),
+    ),
+    "two sources in one of a mix": (
+        {"dataset": {"mix": [{"path": "rows.json"}, {"path": "more.json", "url": "s3://bucket/rows.json"}]}},
+        ("spec.dataset.mix[1]", "source Volume takes `path` and no other", "there is path url"),
+    ),
+    "weight of zero": (
+        {"dataset": {"mix": [{"path": "a.json", "weight": 0}]}},
+        ("spec.dataset.mix[0].weight", "greater"),
+    ),
+    "one key of a pair": (
+        {
+            "dataset": {
+                "source": "S3",
+                "url": "s3://bucket/rows.json",
+                "s3": {"accessKeySecret": {"name": "s3", "key": "id"}},
+            }
+        },
+        ("spec.dataset.s3", "accessKeySecret and secretKeySecret make a pair; give both or neither"),
+    ),
+    "no object's address": (
+        {"dataset": {"source": "S3", "url": "https://bucket/rows.json"}},
+        ("spec.dataset.url", "must be s3://bucket/key"),
+    ),
+    "validation by fraction and source": (
+        {"dataset": {"path": "rows.json", "validation": {"fraction": 0.1, "path": "held-out.json"}}},
+        ("spec.dataset.validation", "fraction 0.1 takes rows of the training data", "keep one"),
+    ),
+    "limit without Skip": (
+        {"dataset": {"path": "rows.json", "badRows": {"limit": 5}}},
+        ("spec.dataset.badRows", "goes with policy Skip; remove it for policy Refuse"),
     ),
     "revision of a volume": (
         {"dataset": {"path": "rows.json", "revision": "main"}},
-        ("spec.dataset", "file, revision and tokenSecret belong to a hub; remove them"),
+        ("spec.dataset", "source Volume: file, revision and tokenSecret belong to a hub"),
     ),
     "model of a volume with id": (
         {"model": {"source": "Volume", "id": "Qwen/Qwen3-8B"}},

@@ -12,9 +12,9 @@ from torch import Tensor
 from finetune_contract import DatasetReport, Outcome, RunConfig
 from finetune_contract.paths import CHECKPOINTS, checkpoint_name
 from finetune_trainer import recipe, running
-from finetune_trainer.data.cache import write_split
 from finetune_trainer.data.folders import complete, partial_folder
 from finetune_trainer.distributed import World, from_main
+from support.splits import write_split
 
 SEQUENCES = 18
 """Not a multiple of the global batch: the last step of an epoch is smaller, and some ranks get nothing."""
@@ -43,8 +43,9 @@ def write_tokens(
     tokens, supervised = totals["training"]
     report = DatasetReport(
         rows=training, validation_rows=validation, sequences=training, tokens=tokens, supervised_tokens=supervised,
-        length_p50=20, length_p95=38, length_max=40, longest_sequence=120, truncated_rows=0, dropped_rows=0,
-        think_blocks=0, packing_efficiency=1.0, digest=f"test-{seed}",
+        length_p50=20, length_p95=38, length_p99=40, length_max=40, lengths=(), longest_sequence=120, truncated_rows=0,
+        dropped_rows=0, skipped_rows=0, duplicate_rows=0, duplicate_ids=0, left_out_duplicates=0, think_blocks=0,
+        packing_efficiency=1.0, digest=f"test-{seed}",
     )  # fmt: skip
     (growing / "report.json").write_text(report.model_dump_json())
     complete(folder, {}, with_digests=False)

@@ -35,8 +35,6 @@ PROGRESS_PORT_FILE_ENV = "FINETUNE_PROGRESS_PORT_FILE"
 """If set, rank 0 writes the port it serves on into this file: how a laptop finds a port that was picked at random."""
 HUB_TOKEN_ENV = "FINETUNE_HUB_TOKEN"  # noqa: S105 - the name of a variable
 """Token for a gated model; set in the preparation's pod alone."""
-DATASET_TOKEN_ENV = "FINETUNE_DATASET_TOKEN"  # noqa: S105 - the name of a variable
-"""Token for a gated dataset, which may lie on another hub; set in the preparation's pod alone."""
 
 
 def dataset_token_env(number: int) -> str:
@@ -55,6 +53,7 @@ def dataset_access_key_env(number: int) -> str:
 def dataset_secret_key_env(number: int) -> str:
     """Variable with the S3 secret access key of the dataset's source `number`; see `dataset_token_env`."""
     return f"FINETUNE_DATASET_{number}_SECRET_KEY"
+
 
 TRACKER_SECRET_ENV = {
     "swanlab.apiKeySecret": "SWANLAB_API_KEY",

@@ -185,11 +185,29 @@ class ModelFacts(ContractModel):
     tied_embeddings: bool
 
 
-class DatasetReport(ContractModel):
-    """What the preparation found in the dataset."""
+class LengthBin(ContractModel):
+    """Rows of about one length."""
+
+    up_to: int
+    """Tokens: more than half of this, and at most this."""
+    rows: int
+
+
+class SourceReport(ContractModel):
+    """What one source of a mix brought, before weights and validation."""
 
     rows: int
-    """Training rows kept."""
+    """Read, bad ones too."""
+    tokens: int
+    """Of the rows that were kept."""
+    bad_rows: int
+
+
+class DatasetReport(ContractModel):
+    """What the preparation found in the dataset; `details.json` in the token cache tells the rest."""
+
+    rows: int
+    """Training rows of one epoch; one that a weight takes twice counts twice."""
     validation_rows: int
     sequences: int
     """What a step's batch counts: packed sequences with packing, else rows."""
@@ -199,16 +217,31 @@ class DatasetReport(ContractModel):
     """Of these, tokens that carry loss."""
     length_p50: int
     length_p95: int
+    length_p99: int
     length_max: int
     """Row lengths in tokens, before truncation."""
+    lengths: tuple[LengthBin, ...] = Field(max_length=24)
+    """Rows by length, shortest first."""
     longest_sequence: int
     """In tokens, after packing and truncation: what the memory estimate counts with."""
     truncated_rows: int
     dropped_rows: int
+    skipped_rows: int
+    """Bad rows left out, as `bad_rows` allows."""
+    duplicate_rows: int
+    """Rows to train on that equal an earlier one; they stay."""
+    duplicate_ids: int
+    """Rows to train on whose `id` an earlier one has; they stay."""
+    left_out_duplicates: int
+    """Rows not trained on since the validation's own source has equal ones."""
     think_blocks: int
     """Assistant turns with reasoning of their own."""
     packing_efficiency: float
     """Tokens / (sequences x max_tokens) with packing; 1.0 without."""
+    sources: tuple[SourceReport, ...] = Field(default=(), max_length=16)
+    """In the order of the configuration; empty for a single source."""
+    template_digest: str | None = None
+    """SHA-256 of the chat template that rows were rendered with; None: the model has none."""
     digest: str
     """Key of the token cache: content, tokenizer, template and options."""
 

@@ -181,17 +181,15 @@ class BadRows(ContractModel):
     """The policy for rows that cannot be trained on; a file that breaks off is always refused."""
 
     policy: BadRowPolicy = BadRowPolicy.REFUSE
-    limit: int = Field(default=0, ge=0)
-    """With SKIP: more bad rows than this are refused after all."""
+    limit: int | None = Field(default=None, ge=1)
+    """With SKIP: more bad rows than this are refused after all; None: one row in a hundred."""
 
 
 class DatasetConfig(ContractModel):
     """The rows to learn from, and how they become token sequences."""
 
-    source: ModelSource
-    """A file of JSON or JSON lines (Volume), or a dataset repository (Hub)."""
-    file: str | None = None
-    """For a Hub source: the file in the repository."""
+    sources: tuple[DataSource, ...] = Field(min_length=1, max_length=16)
+    """Where the rows to train on come from."""
     format: DatasetFormat = DatasetFormat.AUTO
     columns: dict[str, str] = Field(default_factory=dict, max_length=8)
     """Which column of the rows stands for one of the format's own, such as {"output": "answer"}."""
@@ -199,14 +197,14 @@ class DatasetConfig(ContractModel):
     """Longest sequence, in tokens; with packing the length of a packed sequence."""
     overlong: OverlongPolicy = OverlongPolicy.TRUNCATE
     packing: bool = True
-    validation_fraction: float = Field(default=0.0, ge=0.0, lt=1.0)
-    """Share of the rows held out, chosen by seed; 0 means no validation."""
+    validation: ValidationConfig = ValidationConfig()
+    bad_rows: BadRows = BadRows()
     thinking: Thinking = Thinking.AUTO
     supervise: Supervise = Supervise.ALL_TURNS
     system_prompt: str | None = None
     """Put before rows that bring no system message of their own."""
     seed: int = Field(ge=0)
-    """Decides the validation split and the packing."""
+    """Decides the validation split, what stands for a fraction of a weight, and the packing."""
 
     @model_validator(mode="after")
     def _columns_fit(self) -> Self:

@@ -17,10 +17,12 @@ from pydantic import ValidationError
 from finetune_contract import DatasetReport, ExitCode, Failure, PrepareConfig, PrepareOutcome, paths
 from finetune_trainer.data.build import build_tokens
 from finetune_trainer.data.cache import open_tokens
+from finetune_trainer.data.disk_space import no_space
 from finetune_trainer.data.errors import PreparationError
 from finetune_trainer.data.preview import preview
 from finetune_trainer.model_folder import check_targets, model_config, model_facts, tokenizer_digest
-from finetune_trainer.sources import no_space, resolved_dataset, resolved_model
+from finetune_trainer.object_store import KeyPair
+from finetune_trainer.sources import SourceSecrets, resolved_dataset, resolved_model
 
 LOG = logging.getLogger("finetune_trainer.prepare")
 
@@ -65,18 +67,14 @@ def prepared(config: PrepareConfig) -> PrepareOutcome:
     Raises: PreparationError for whatever the author of the run can put right.
     """
     cache_dir = Path(config.cache_dir)
-    dataset_file = resolved_dataset(config.dataset, cache_dir, os.environ.get(paths.DATASET_TOKEN_ENV) or None)
+    files = resolved_dataset(config.dataset, cache_dir, source_secrets)
     model_dir, revision = resolved_model(config.model, cache_dir, os.environ.get(paths.HUB_TOKEN_ENV) or None)
     shape = model_config(model_dir)
     facts = model_facts(shape)
     check_targets(facts, config.method)
     tokenizer = load_tokenizer(model_dir)
     tokens_dir, report = build_tokens(
-        dataset_file,
-        config.dataset,
-        tokenizer,
-        tokenizer_digest=tokenizer_digest(model_dir),
-        tokens_root=cache_dir / "tokens",
+        files, config.dataset, tokenizer, tokenizer_digest=tokenizer_digest(model_dir), cache_dir=cache_dir
     )
     _check_positions(report, config.dataset.max_tokens, shape)
     for text in preview(open_tokens(tokens_dir), tokenizer):
@@ -90,6 +88,15 @@ def prepared(config: PrepareConfig) -> PrepareOutcome:
         dataset=report,
         tokens_dir=str(tokens_dir),
     )
+
+
+def source_secrets(number: int) -> SourceSecrets:
+    """What opens source `number` of the dataset, from the variables that were set for it."""
+    token, access_key, secret_key = (
+        os.environ.get(name(number)) or None
+        for name in (paths.dataset_token_env, paths.dataset_access_key_env, paths.dataset_secret_key_env)
+    )
+    return SourceSecrets(token, KeyPair(access_key, secret_key) if access_key and secret_key else None)
 
 
 def load_tokenizer(model_dir: Path) -> Any:

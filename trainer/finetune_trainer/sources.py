@@ -1,52 +1,112 @@
-"""Where models and datasets come from: a hub, fetched once into the cache volume, or a path on a volume."""
+"""Where models and datasets come from: a hub or a store, fetched once into the cache volume, or a path on a volume."""
 
 import difflib
-import errno
 import hashlib
 import json
 import logging
 import os
-import shutil
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
-from finetune_contract import DatasetConfig, HubSource, ModelSource, VolumeSource, paths
+from finetune_contract import DatasetConfig, DataSource, HubSource, ModelSource, S3Source, VolumeSource, paths
+from finetune_trainer.data.disk_space import bytes_below, gigabytes, room_for
 from finetune_trainer.data.errors import PreparationError
 from finetune_trainer.data.folders import complete, completed_facts, locked, partial_folder
+from finetune_trainer.data.input_files import InputFile
+from finetune_trainer.dataset_files import (
+    endings,
+    fixed_part,
+    is_pattern,
+    matching,
+    row_files,
+    shown,
+    train_files,
+)
 from finetune_trainer.hubs import RepoType, hub_client
+from finetune_trainer.object_store import KeyPair, ObjectStore
 
 LOG = logging.getLogger(__name__)
 
 MODEL_SUFFIXES = (".json", ".safetensors", ".txt", ".jinja")
 """What is fetched of a model repository's top folder; never pickles (*.bin, *.pt), never code."""
-DATASET_SUFFIXES = (".json", ".jsonl", ".parquet")
 MOUNTS = (str(paths.INPUTS_DIR), str(paths.CACHE_DIR), str(paths.OUTPUT_DIR))
 """Volumes of a pod; a path below one of them may not lead out of it through `..` or a link."""
 PROGRESS_EVERY_SECONDS = 30.0
 
 
+@dataclass(frozen=True, slots=True)
+class SourceSecrets:
+    """What opens one source; nothing is needed for what is public."""
+
+    token: str | None = None
+    """Of a hub."""
+    keys: KeyPair | None = None
+    """Of a store."""
+
+
+Secrets = Callable[[int], SourceSecrets]
+"""By the number of a source."""
+
+
 def resolved_model(source: ModelSource, cache_dir: Path, token: str | None) -> tuple[Path, str | None]:
     """The folder that holds the model, and the revision a hub resolved; fetches what is not in the cache yet."""
     if isinstance(source, VolumeSource):
-        return existing_path(source.path, "model", want_folder=True), None
+        return existing_folder(source.path, "model"), None
     return fetched(source, "model", cache_dir / "models", token, _model_files)
 
 
-def resolved_dataset(config: DatasetConfig, cache_dir: Path, token: str | None) -> Path:
-    """The file that holds the rows; fetches it if it is not in the cache yet."""
-    if isinstance(config.source, VolumeSource):
-        return existing_path(config.source.path, "dataset", want_folder=False)
+def resolved_dataset(config: DatasetConfig, cache_dir: Path, secrets: Secrets) -> list[InputFile]:
+    """The files that hold the rows, of the sources to train on and of the validation's own; fetched if need be."""
+    sources = [*config.sources, *([config.validation.source] if config.validation.source else [])]
+    found: list[InputFile] = []
+    for number, source in enumerate(sources):
+        is_validation = number == len(config.sources)
+        field = (
+            "dataset.validation"
+            if is_validation
+            else f"dataset.mix[{number}]"
+            if len(config.sources) > 1
+            else "dataset"
+        )
+        files = _files(source, field, cache_dir / "datasets", secrets(number))
+        found += [InputFile(path, name, number) for path, name in files]
+    return found
 
-    def only_its_file(source: HubSource, sizes: dict[str, int]) -> list[str]:
-        return [_dataset_file(source, config.file, sizes)]
 
-    root = cache_dir / "datasets" / hashlib.sha256((config.file or "").encode()).hexdigest()[:8]
-    folder, _ = fetched(config.source, "dataset", root, token, only_its_file)
+def _files(source: DataSource, field: str, root: Path, secrets: SourceSecrets) -> list[tuple[Path, str]]:
+    """Places and names of a source's files."""
+    if isinstance(source.source, VolumeSource):
+        return volume_files(source.source.path, field)
+    if isinstance(source.source, S3Source):
+        return _objects(source.source, root, secrets.keys)
+    root /= hashlib.sha256((source.file or "").encode()).hexdigest()[:8]
+    folder, _ = fetched(source.source, "dataset", root, secrets.token, partial(_dataset_files, source.file))
     marked = completed_facts(folder)
     assert marked is not None, "fetched() returns complete folders"
-    return folder / str(marked["names"][0])
+    return [(folder / name, name) for name in marked["names"]]
+
+
+def _objects(source: S3Source, root: Path, keys: KeyPair | None) -> list[tuple[Path, str]]:
+    """The objects of a store in the versions that they have now."""
+    store = ObjectStore(source, keys)
+    listing = store.listing()
+    named = [(found, f"{number:05d}-{PurePosixPath(found.key).name}") for number, found in enumerate(listing)]
+    key = json.dumps([source.url, source.endpoint, [[found.key, found.bytes, found.version] for found in listing]])
+    folder = root / f"s3-{hashlib.sha256(key.encode()).hexdigest()[:24]}"
+    with locked(folder):
+        if completed_facts(folder) is None:
+            growing = partial_folder(folder)
+            growing.mkdir(parents=True, exist_ok=True)
+            wanted = sum(found.bytes for found in listing)
+            with room_for(wanted, growing, f"dataset.url: {source.url}"), _progress(growing, wanted, source.url):
+                for found, name in named:
+                    store.download(found, growing / name)
+            complete(folder, {"source": source.model_dump(mode="json")}, with_digests=False)
+    return [(folder / name, found.key) for found, name in named]
 
 
 def fetched(
@@ -69,22 +129,56 @@ def fetched(
         hub = hub_client(source.hub, token)
         listing = hub.listing(source, repo_type)
         names = choose(source, listing.sizes)
-        partial = partial_folder(folder)
-        partial.mkdir(parents=True, exist_ok=True)
+        growing = partial_folder(folder)
+        growing.mkdir(parents=True, exist_ok=True)
         wanted = sum(listing.sizes[name] for name in names)
-        with room_for(wanted, partial, f"{repo_type}.id: {source.id}"), _progress(partial, wanted, source.id):
-            hub.download(source, repo_type, listing.revision, names, partial)
-        _keep_only(partial, names)
+        with room_for(wanted, growing, f"{repo_type}.id: {source.id}"), _progress(growing, wanted, source.id):
+            hub.download(source, repo_type, listing.revision, names, growing)
+        _keep_only(growing, names)
         facts = {"source": source.model_dump(mode="json"), "revision": listing.revision, "names": names}
         complete(folder, facts, with_digests=False)
     return folder, listing.revision
 
 
-def existing_path(path: str, field: RepoType, *, want_folder: bool, mounts: Sequence[str] = MOUNTS) -> Path:
-    """The real path of something on a volume.
+def volume_files(path: str, field: str, *, mounts: Sequence[str] = MOUNTS) -> list[tuple[Path, str]]:
+    """The files that a path on a volume stands for, and their names: a file, a folder's files of rows, or a pattern's.
+
+    Raises: PreparationError if there is none, or one leads out of its volume.
+    """
+    top = _inside(fixed_part(path), field, mounts)
+    if not is_pattern(path) and top.is_file():
+        return [(top, PurePosixPath(path).name)]
+    if not top.is_dir():
+        expected = "a file, or a folder with files of rows"
+        raise PreparationError(
+            "DatasetNotFound", f"{field}.path: {path} does not exist, expected {expected}; {_neighbours(top)}"
+        )
+    names = sorted(str(PurePosixPath(found.relative_to(top))) for found in top.rglob("*") if found.is_file())
+    inner = path.removeprefix(fixed_part(path)).lstrip("/")
+    chosen = matching(inner, names) if is_pattern(path) else row_files(names)
+    if not chosen:
+        wanted = "matches that" if is_pattern(path) else f"has a name that ends with {endings()}"
+        raise PreparationError(
+            "DatasetNotFound",
+            f"{field}.path: {path}: none of the {len(names):,} files there {wanted}; {_neighbours(top)}",
+        )
+    return [(_inside(f"{top}/{name}", field, mounts), name) for name in chosen]
+
+
+def existing_folder(path: str, field: str, *, mounts: Sequence[str] = MOUNTS) -> Path:
+    """The real path of a folder on a volume.
 
     Raises: PreparationError if it is not there, or leads out of its volume.
     """
+    real = _inside(path, field, mounts)
+    if real.is_dir():
+        return real
+    seen = "is a file, expected a folder" if real.exists() else "does not exist, expected a folder"
+    raise PreparationError(f"{field.capitalize()}NotFound", f"{field}.path: {path} {seen}; {_neighbours(real)}")
+
+
+def _inside(path: str, field: str, mounts: Sequence[str]) -> Path:
+    """Where a path leads, which is on the volume that it begins on."""
     real = Path(os.path.realpath(path))
     for mount in mounts:
         if PurePosixPath(path).is_relative_to(mount) and not real.is_relative_to(os.path.realpath(mount)):
@@ -93,11 +187,7 @@ def existing_path(path: str, field: RepoType, *, want_folder: bool, mounts: Sequ
                 f"{field}.path: {path} leads to {real}, outside of the volume at {mount}; name a path inside, without "
                 "'..' and without links that leave the volume",
             )
-    if real.is_dir() if want_folder else real.is_file():
-        return real
-    kind, other = ("folder", "file") if want_folder else ("file", "folder")
-    seen = f"is a {other}, expected a {kind}" if real.exists() else f"does not exist, expected a {kind}"
-    raise PreparationError(f"{field.capitalize()}NotFound", f"{field}.path: {path} {seen}; {_neighbours(real)}")
+    return real
 
 
 def _neighbours(path: Path) -> str:
@@ -123,17 +213,21 @@ def _model_files(source: HubSource, sizes: dict[str, int]) -> list[str]:
     return names
 
 
-def _dataset_file(source: HubSource, wanted: str | None, sizes: dict[str, int]) -> str:
-    rows = sorted(name for name in sizes if name.endswith(DATASET_SUFFIXES) and ".." not in PurePosixPath(name).parts)
-    if wanted in rows:
-        assert wanted is not None
-        return wanted
-    if wanted is None and len(rows) == 1:
-        return rows[0]
-    value = "is not set" if wanted is None else f"{wanted} is not in the repository, or none of .json, .jsonl, .parquet"
+def _dataset_files(wanted: str | None, source: HubSource, sizes: dict[str, int]) -> list[str]:
+    """The files of a repository that are wanted: by name or pattern, else those of its train split."""
+    there = [name for name in sizes if ".." not in PurePosixPath(name).parts]
+    if wanted is None:
+        chosen = train_files(there)
+        value = "is not set, and names do not tell which files are the train split"
+    else:
+        chosen = matching(wanted, there)
+        value = f"{wanted} is not in the repository"
+    if chosen:
+        return chosen
+    rows = shown(row_files(there)) or f"no file with a name that ends with {endings()}"
     raise PreparationError(
         "DatasetFileNotFound",
-        f"dataset.file: {value}; {source.id} holds {', '.join(rows[:10]) or 'no .json, .jsonl or .parquet file'}",
+        f"dataset.file: {value}; {source.id} holds {rows}; name one, or several with * and ?",
     )
 
 
@@ -155,45 +249,15 @@ def _keep_only(folder: Path, names: Sequence[str]) -> None:
 
 
 @contextmanager
-def room_for(wanted: int, folder: Path, what: str) -> Iterator[None]:
-    """Refuse a download that cannot fit, and say so in sizes if the volume fills up in spite of that."""
-    missing = wanted - _bytes_below(folder)
-    if missing > shutil.disk_usage(folder).free:
-        raise no_space(folder, what, missing)
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise no_space(folder, what, wanted - _bytes_below(folder)) from error
-
-
-def no_space(folder: Path, what: str, needed: int | None) -> PreparationError:
-    """The cache volume is full; `needed` are the bytes still to be written, if that is known."""
-    usage = shutil.disk_usage(folder)
-    needs = f" needs {gigabytes(needed)} more" if needed is not None else " needs more"
-    return PreparationError(
-        "NoSpace",
-        f"storage.cache: {what}{needs}, and the volume at {folder} has {gigabytes(usage.free)} free of "
-        f"{gigabytes(usage.total)}; enlarge it, or remove models and token caches that are no longer used",
-    )
-
-
-def gigabytes(count: int) -> str:
-    """Bytes for reading: `16.38 GB`, `1.2 MB`."""
-    return f"{count / 1e9:,.2f} GB" if count >= 1e8 else f"{count / 1e6:,.1f} MB"
-
-
-@contextmanager
 def _progress(folder: Path, wanted: int, what: str) -> Iterator[None]:
     """Log how far a download is, for whoever watches the pod."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(PROGRESS_EVERY_SECONDS):
-            LOG.info("fetching %s: %s of %s", what, gigabytes(_bytes_below(folder)), gigabytes(wanted))
+            LOG.info("fetching %s: %s of %s", what, gigabytes(bytes_below(folder)), gigabytes(wanted))
 
-    LOG.info("fetching %s: %s to go", what, gigabytes(max(0, wanted - _bytes_below(folder))))
+    LOG.info("fetching %s: %s to go", what, gigabytes(max(0, wanted - bytes_below(folder))))
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
     try:
@@ -201,14 +265,3 @@ def _progress(folder: Path, wanted: int, what: str) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
-
-
-def _bytes_below(folder: Path) -> int:
-    """Bytes of all files; one that a client renames meanwhile counts as nothing."""
-    total = 0
-    for path in folder.rglob("*"):
-        try:
-            total += path.stat().st_size if path.is_file() else 0
-        except FileNotFoundError:
-            continue
-    return total

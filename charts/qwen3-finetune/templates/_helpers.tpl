@@ -62,6 +62,8 @@ limits:
   maxNodes: {{ .Values.limits.maxNodes }}
   maxGpusPerNode: {{ .Values.limits.maxGpusPerNode }}
   priorityClasses: {{ toJson .Values.limits.priorityClasses }}
+  sources: {{ toJson .Values.limits.sources }}
+  s3Endpoints: {{ toJson .Values.limits.s3Endpoints }}
 namespaces: {{ toJson .Values.watchNamespaces }}
 progressIntervalSeconds: {{ .Values.settings.progressIntervalSeconds }}
 staleAfterSeconds: {{ .Values.settings.staleAfterSeconds }}

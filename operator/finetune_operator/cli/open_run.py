@@ -135,5 +135,7 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
 def _settings(run: Qwen3FineTune) -> Settings:
     """The person at the machine is the admin: priority classes mean nothing here, and every look may be written."""
     wanted = run.spec.scheduling.priority_class
-    limits = Limits(max_gpus_per_node=16, max_nodes=1024, priority_classes=(wanted,) if wanted else ())
+    limits = Limits(
+        max_gpus_per_node=16, max_nodes=1024, priority_classes=(wanted,) if wanted else (), s3_endpoints=("*",)
+    )
     return Settings(limits=limits, progress_interval_seconds=LOOK_SECONDS)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from finetune_operator.lifecycle.decision import View
 from finetune_operator.observation import Attempt, Preparation, Worker, WorkerState
+from finetune_operator.planning import input_secrets
 from finetune_operator.resource import Qwen3FineTune, SecretKeyRef
 
 QUEUED = "Queued"
@@ -111,7 +112,6 @@ def _secret_field(run: Qwen3FineTune, name: str) -> tuple[str, str]:
 def _secrets(run: Qwen3FineTune) -> tuple[tuple[str, SecretKeyRef | None], ...]:
     trackers = run.spec.tracking.secrets.items()
     return (
-        ("spec.model.tokenSecret", run.spec.model.token_secret),
-        ("spec.dataset.tokenSecret", run.spec.dataset.token_secret),
+        *((secret.field, secret.key) for secret in input_secrets(run)),
         *((f"spec.tracking.{field}", secret) for field, secret in trackers),
     )

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 
 from finetune_contract.paths import (
     CACHE_DIR,
-    DATASET_TOKEN_ENV,
-    HUB_TOKEN_ENV,
     RENDEZVOUS_PORT,
     TERMINATION_FILE_ENV,
     TRACKER_SECRET_ENV,
@@ -13,6 +11,7 @@ from finetune_contract.paths import (
 from finetune_operator.manifests.metadata import Manifest
 from finetune_operator.manifests.volumes import TEMPORARY_DIR
 from finetune_operator.names import attempt_job, workers_service
+from finetune_operator.planning import input_secrets
 from finetune_operator.resource import Qwen3FineTune, SecretKeyRef
 from finetune_operator.settings import Settings
 
@@ -43,10 +42,9 @@ _TRAINING = {
 
 
 def prepare_environment(run: Qwen3FineTune, settings: Settings) -> list[Manifest]:
-    """Hub tokens are here and nowhere else."""
+    """What opens model and data is here and nowhere else."""
     fixed = [_value(TERMINATION_FILE_ENV, TERMINATION_FILE)]
-    tokens = {HUB_TOKEN_ENV: run.spec.model.token_secret, DATASET_TOKEN_ENV: run.spec.dataset.token_secret}
-    fixed += [_secret(name, key) for name, key in tokens.items() if key is not None]
+    fixed += [_secret(secret.variable, secret.key) for secret in input_secrets(run)]
     return _merged(_ANYWHERE | _PREPARING | settings.pods.environment, fixed)
 
 

@@ -1,8 +1,10 @@
 """What a run is refused for before anything is made, apart from batch and memory (see `batch` and `remedies`)."""
 
+from collections.abc import Iterator
+
 from finetune_contract import DatasetReport
-from finetune_operator.resource import MethodType, Qwen3FineTune
-from finetune_operator.settings import Settings
+from finetune_operator.resource import DataSource, MethodType, Qwen3FineTune
+from finetune_operator.settings import Limits, Settings
 
 
 class PlanError(ValueError):
@@ -28,8 +30,27 @@ def check_limits(run: Qwen3FineTune, settings: Settings) -> None:
     if wanted is not None and wanted not in limits.priority_classes:
         allowed = ", ".join(limits.priority_classes) or "none"
         problems.append(f"spec.scheduling.priorityClass: {wanted!r} is not allowed here; allowed: {allowed}")
+    problems += _forbidden_sources(run, limits)
     if problems:
         raise PlanError("LimitExceeded", "\n".join(problems))
+
+
+def _forbidden_sources(run: Qwen3FineTune, limits: Limits) -> Iterator[str]:
+    """A line for every origin of model and data, and every store's endpoint, that the admin does not allow."""
+    dataset = run.spec.dataset
+    named: list[tuple[str, str, DataSource | None]] = [("spec.model", run.spec.model.source, None)]
+    for number, source in enumerate(dataset.sources):
+        named.append((f"spec.dataset.mix[{number}]" if dataset.mix else "spec.dataset", source.source, source))
+    if dataset.validation.named:
+        named.append(("spec.dataset.validation", dataset.validation.source, dataset.validation))
+    for field, origin, source in named:
+        if origin not in limits.sources:
+            allowed = ", ".join(limits.sources) or "none"
+            yield f"{field}.source: {origin} is not allowed here; allowed: {allowed}"
+        endpoint = source.s3.endpoint if source is not None and source.s3 is not None else None
+        if endpoint is not None and not {endpoint, "*"} & set(limits.s3_endpoints):
+            allowed = ", ".join(limits.s3_endpoints) or "Amazon's alone"
+            yield f"{field}.s3.endpoint: {endpoint} is not allowed here; allowed: {allowed}"
 
 
 def check_output(run: Qwen3FineTune) -> None:

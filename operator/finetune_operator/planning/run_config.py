@@ -3,11 +3,14 @@
 from pathlib import PurePosixPath
 
 from finetune_contract import (
+    BadRowPolicy,
+    BadRows,
     CheckpointConfig,
     ConstantSchedule,
     CosineSchedule,
     DatasetConfig,
     DatasetFormat,
+    DataSource,
     HubKind,
     HubSource,
     LinearSchedule,
@@ -19,17 +22,28 @@ from finetune_contract import (
     PrepareConfig,
     RunConfig,
     RunIdentity,
+    S3Source,
     Schedule,
     Supervise,
     SwanLabConfig,
     TensorBoardConfig,
     Thinking,
     TrackingConfig,
+    ValidationConfig,
     VolumeSource,
     WandbConfig,
 )
 from finetune_operator.planning.plan import Locations, Plan, trained_method
-from finetune_operator.resource import Dataset, Model, Qwen3FineTune, ScheduleType, Source, Tracking, Training
+from finetune_operator.resource import DataSource as ResourceDataSource
+from finetune_operator.resource import (
+    MixSource,
+    Model,
+    Qwen3FineTune,
+    S3Access,
+    ScheduleType,
+    Tracking,
+    Training,
+)
 from finetune_operator.status import PreparationStatus
 
 _DEFAULT_BRANCH = {HubKind.HUGGING_FACE: "main", HubKind.MODEL_SCOPE: "master"}
@@ -85,26 +99,37 @@ def _identity(run: Qwen3FineTune) -> RunIdentity:
     return RunIdentity(name=run.metadata.name, namespace=run.metadata.namespace, uid=run.metadata.uid)
 
 
-def _source(wanted: Model | Dataset, locations: Locations) -> ModelSource:
-    if wanted.source is Source.VOLUME:
-        assert wanted.path is not None, "the resource refuses source Volume without a path"
+def _source(wanted: Model | ResourceDataSource, locations: Locations) -> ModelSource:
+    if wanted.path is not None:
         return VolumeSource(path=str(PurePosixPath(locations.inputs_dir) / wanted.path))
-    assert wanted.id is not None, "the resource refuses a hub without an id"
+    assert wanted.id is not None, "the resource refuses a source that names nothing"
     hub = HubKind(wanted.source)
     return HubSource(hub=hub, id=wanted.id, revision=wanted.revision or _DEFAULT_BRANCH[hub])
+
+
+def _data_source(wanted: ResourceDataSource, locations: Locations) -> DataSource:
+    weight = wanted.weight if isinstance(wanted, MixSource) else 1.0
+    if wanted.url is None:
+        return DataSource(source=_source(wanted, locations), file=wanted.file, weight=weight)
+    access = wanted.s3 or S3Access()
+    store = S3Source(url=wanted.url, endpoint=access.endpoint, region=access.region)
+    return DataSource(source=store, weight=weight)
 
 
 def _dataset(run: Qwen3FineTune, locations: Locations) -> DatasetConfig:
     spec = run.spec.dataset
     return DatasetConfig(
-        source=_source(spec, locations),
-        file=spec.file,
+        sources=tuple(_data_source(source, locations) for source in spec.sources),
         format=DatasetFormat(spec.format),
         columns=dict(spec.columns),
         max_tokens=spec.max_tokens,
         overlong=OverlongPolicy(spec.overlong),
         packing=spec.packing,
-        validation_fraction=spec.validation.fraction,
+        validation=ValidationConfig(
+            fraction=spec.validation.fraction,
+            source=_data_source(spec.validation, locations) if spec.validation.named else None,
+        ),
+        bad_rows=BadRows(policy=BadRowPolicy(spec.bad_rows.policy), limit=spec.bad_rows.limit),
         thinking=Thinking(spec.thinking),
         supervise=Supervise(spec.supervise),
         system_prompt=spec.system_prompt,

@@ -15,6 +15,15 @@ from finetune_operator.resource.base import (
     Rule,
     SecretKeyRef,
 )
+from finetune_operator.resource.data_sources import (
+    BadRowPolicy,
+    BadRows,
+    DataOrigin,
+    DataSource,
+    MixSource,
+    S3Access,
+    Validation,
+)
 from finetune_operator.resource.finetune import (
     InvalidResourceError,
     Metadata,
@@ -31,7 +40,6 @@ from finetune_operator.resource.inputs import (
     Source,
     Supervise,
     Thinking,
-    Validation,
 )
 from finetune_operator.resource.parallelism import (
     Checkpointing,
@@ -79,10 +87,14 @@ __all__ = [
     "MAX_NAME_LENGTH",
     "PLURAL",
     "VERSION",
+    "BadRowPolicy",
+    "BadRows",
     "CacheStorage",
     "Checkpoint",
     "Checkpointing",
     "ClaimRef",
+    "DataOrigin",
+    "DataSource",
     "Dataset",
     "DeepSpeed",
     "Format",
@@ -93,6 +105,7 @@ __all__ = [
     "Metadata",
     "Method",
     "MethodType",
+    "MixSource",
     "Mlflow",
     "Mode",
     "Model",
@@ -109,6 +122,7 @@ __all__ = [
     "Resources",
     "Retention",
     "Rule",
+    "S3Access",
     "Schedule",
     "ScheduleType",
     "Scheduling",

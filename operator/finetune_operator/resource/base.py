@@ -97,6 +97,16 @@ RelativePath = Annotated[
         "a path below the volume, such as data/rows.json: not absolute, no `..`, no part that begins with a dot",
     ),
 ]
+_PATTERN_PART = "[A-Za-z0-9_*?][A-Za-z0-9_.*?-]*"
+PathPattern = Annotated[
+    str,
+    Text(
+        f"^{_PATTERN_PART}(/{_PATTERN_PART})*$",
+        512,
+        "a path below the volume or in the repository, such as data/rows.json or data/*.jsonl: not absolute, no `..`,"
+        " no part that begins with a dot",
+    ),
+]
 Quantity = Annotated[
     str,
     Text(

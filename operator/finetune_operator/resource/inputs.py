@@ -7,6 +7,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from finetune_contract import FORMAT_COLUMNS, DatasetFormat, check_columns
 from finetune_operator.resource.base import HubId, RelativePath, ResourceModel, Revision, Rule, SecretKeyRef, Text
+from finetune_operator.resource.data_sources import BadRows, DataOrigin, DataSource, MixSource, Validation
 
 
 class Source(StrEnum):
@@ -104,27 +105,19 @@ _COLUMNS_FIT = "!has(self.columns) || " + " || ".join(
 )
 
 
-class Validation(ResourceModel):
-    """Rows held out of training to measure the loss on."""
+_HAS_MIX = "(has(self.mix) && self.mix.size() > 0)"
+_ALONE = (
+    "self.source == 'Volume' && !has(self.path) && !has(self.url) && !has(self.id) && !has(self.file)"
+    " && !has(self.revision) && !has(self.tokenSecret) && !has(self.s3)"
+)
+_MIX_ALONE = "beside mix no other source can be named; make it one of the mix"
 
-    fraction: float = Field(default=0.0, ge=0, le=0.5)
-    """Share of the rows, chosen by the seed; 0: none."""
 
-
-class Dataset(ResourceModel):
+class Dataset(DataSource):
     """The conversations to learn from."""
 
-    source: Source = Source.VOLUME
-    path: RelativePath | None = None
-    """With source Volume: file below the inputs volume (or, without one, the cache volume)."""
-    id: HubId | None = None
-    """With a hub: the dataset repository."""
-    revision: Revision | None = None
-    """Branch, tag or commit on the hub; default: `main` on Hugging Face, `master` on ModelScope."""
-    file: RelativePath | None = None
-    """With a hub: the JSON or JSON-lines file in the repository."""
-    token_secret: SecretKeyRef | None = None
-    """Token for a gated or private repository."""
+    mix: Annotated[tuple[MixSource, ...], Field(max_length=16)] = ()
+    """Several sources with weights, in place of the one that is named here."""
     format: Format = Format.AUTO
     """How a row is laid out; Auto finds it by the column names, once for each file."""
     columns: Annotated[dict[FormatColumn, RowColumn], Field(max_length=8)] = Field(default_factory=dict)
@@ -137,6 +130,7 @@ class Dataset(ResourceModel):
     """Rows that render to more than maxTokens tokens: keep their beginning, leave them out, or refuse the dataset."""
     packing: bool = True
     """Lay several conversations side by side in one sequence; they never see one another."""
+    bad_rows: BadRows = BadRows()
     validation: Validation = Validation()
     thinking: Thinking = Thinking.AUTO
     """Think blocks of assistant turns: Auto trains those that have content, Keep all, Strip removes them."""
@@ -161,25 +155,21 @@ class Dataset(ResourceModel):
             " || (self.thinking == 'Auto' && self.supervise == 'AllTurns' && !has(self.systemPrompt))",
             _TEXT_AS_IT_STANDS,
         ),
-        Rule(
-            "self.source == 'Volume' ? has(self.path) && !has(self.id) : has(self.id) && !has(self.path)",
-            _ONE_SOURCE,
-        ),
-        Rule(
-            "self.source == 'Volume' ? !has(self.file) && !has(self.revision) && !has(self.tokenSecret)"
-            " : has(self.file)",
-            "source {self.source}: {self.source == 'Volume' ? 'file, revision and tokenSecret belong to a hub; remove"
-            " them' : 'file is missing: name the JSON or JSON-lines file in the repository'}",
-        ),
+        Rule(f"!{_HAS_MIX} || ({_ALONE})", _MIX_ALONE),
+        *(Rule(f"{_HAS_MIX} || ({rule.expression})", rule.message) for rule in DataSource.rules),
     )
+
+    @property
+    def sources(self) -> tuple[DataSource, ...]:
+        """Where the rows to train on come from; one or several."""
+        return self.mix or (self,)
 
     @model_validator(mode="after")
     def _source_fits(self) -> Self:
-        _check_source(self.source, id_=self.id, path=self.path)
-        if self.source is Source.VOLUME and (self.file or self.revision or self.token_secret):
-            raise ValueError("file, revision and tokenSecret belong to a hub; remove them for source Volume")
-        if self.source is not Source.VOLUME and not self.file:
-            raise ValueError(f"source {self.source} needs `file`: the JSON or JSON-lines file in the repository")
+        if not self.mix:
+            self.check_source()
+        elif self.named or self.source is not DataOrigin.VOLUME or self.has_options:
+            raise ValueError(_MIX_ALONE)
         return self
 
     @model_validator(mode="after")

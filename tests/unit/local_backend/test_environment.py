@@ -56,5 +56,19 @@ def test_a_hubs_token_comes_from_its_own_variable(tmp_path: Path, source: str, v
     assert prepare_environment(wanted, tmp_path, {variable: "t0ken"})["FINETUNE_HUB_TOKEN"] == "t0ken"
 
 
+def test_the_keys_of_a_store_come_from_its_own_tools_variables(tmp_path: Path) -> None:
+    pair = {"accessKeySecret": {"name": "s3", "key": "id"}, "secretKeySecret": {"name": "s3", "key": "secret"}}
+    store = {"source": "S3", "url": "s3://bucket/rows.jsonl", "s3": pair}
+    wanted = run(model={"id": "Qwen/Qwen3-8B"}, dataset={"mix": [{"path": "rows.json"}, store]})
+    own = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "s3cret"}
+    assert [line.partition(":")[0] for line in missing_secrets(wanted, {})] == [
+        "spec.dataset.mix[1].s3.accessKeySecret",
+        "spec.dataset.mix[1].s3.secretKeySecret",
+    ]
+    assert missing_secrets(wanted, own) == ()
+    told = prepare_environment(wanted, tmp_path, own)
+    assert (told["FINETUNE_DATASET_1_ACCESS_KEY"], told["FINETUNE_DATASET_1_SECRET_KEY"]) == ("me", "s3cret")
+
+
 def test_a_run_without_secrets_is_told_no_token(tmp_path: Path) -> None:
     assert "FINETUNE_HUB_TOKEN" not in prepare_environment(run(model={"id": "Qwen/Qwen3-8B"}), tmp_path, {})

@@ -14,8 +14,10 @@ from finetune_operator.resource import Spec
 from unit.manifests.objects import made
 from unit.planning.runs import run
 
-HUB = {"dataset": {"source": "HuggingFace", "id": "team/rows", "file": "rows.jsonl"}}
 SECRET = {"name": "hub", "key": "token"}
+HUB = {"source": "HuggingFace", "id": "team/rows", "file": "rows.jsonl"}
+GATED = HUB | {"tokenSecret": SECRET}
+STORE = {"source": "S3", "url": "s3://bucket/rows.jsonl", "s3": {"accessKeySecret": SECRET, "secretKeySecret": SECRET}}
 SWANLAB = {"tracking": {"swanlab": {"project": "qwen3"}}}
 KEYED = {"tracking": {"swanlab": {"project": "qwen3", "apiKeySecret": SECRET}}}
 WANDB = {"tracking": {"wandb": {"project": "qwen3", "apiKeySecret": SECRET}}}
@@ -24,6 +26,24 @@ DEEPSPEED: dict[str, Any] = {"parallelism": {"strategy": "DeepSpeed", "deepspeed
 FSDP = {"parallelism": {"strategy": "FSDP"}}
 TAINT: dict[str, Any] = {"key": "dedicated", "operator": "Equal", "value": "training"}
 
+SOURCE_CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
+    "source": (HUB, "ModelScope"),
+    "path": ({"path": "rows.json"}, "other.json"),
+    "id": (HUB, "team/others"),
+    "revision": (HUB, "v1.0"),
+    "file": (HUB, "others.jsonl"),
+    "tokenSecret.name": (GATED, "other"),
+    "tokenSecret.key": (GATED, "other"),
+    "url": (STORE, "s3://bucket/others.jsonl"),
+    "s3.endpoint": (STORE, "https://minio.example"),
+    "s3.region": (STORE, "eu-central-1"),
+    "s3.accessKeySecret.name": (STORE, "other"),
+    "s3.accessKeySecret.key": (STORE, "other"),
+    "s3.secretKeySecret.name": (STORE, "other"),
+    "s3.secretKeySecret.key": (STORE, "other"),
+}
+"""Of a source of rows, wherever it stands."""
+
 CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "model.id": ({}, "Qwen/Qwen3-4B"),
     "model.source": ({}, "ModelScope"),
@@ -31,13 +51,18 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "model.path": ({"model": {"source": "Volume", "path": "models/mine"}}, "models/other"),
     "model.tokenSecret.name": ({"model": {"id": "Qwen/Qwen3-8B", "tokenSecret": SECRET}}, "other"),
     "model.tokenSecret.key": ({"model": {"id": "Qwen/Qwen3-8B", "tokenSecret": SECRET}}, "other"),
-    "dataset.source": (HUB, "ModelScope"),
-    "dataset.path": ({}, "other.json"),
-    "dataset.id": (HUB, "team/others"),
-    "dataset.revision": (HUB, "v1.0"),
-    "dataset.file": (HUB, "others.jsonl"),
-    "dataset.tokenSecret.name": ({"dataset": HUB["dataset"] | {"tokenSecret": SECRET}}, "other"),
-    "dataset.tokenSecret.key": ({"dataset": HUB["dataset"] | {"tokenSecret": SECRET}}, "other"),
+    **{f"dataset.{field}": ({"dataset": beside}, value) for field, (beside, value) in SOURCE_CHANGES.items()},
+    **{
+        f"dataset.mix.{field}": ({"dataset": {"mix": [beside]}}, value)
+        for field, (beside, value) in SOURCE_CHANGES.items()
+    },
+    "dataset.mix.weight": ({"dataset": {"mix": [HUB]}}, 0.5),
+    **{
+        f"dataset.validation.{field}": ({"dataset": {"path": "rows.json", "validation": beside}}, value)
+        for field, (beside, value) in SOURCE_CHANGES.items()
+    },
+    "dataset.badRows.policy": ({}, "Skip"),
+    "dataset.badRows.limit": ({"dataset": {"path": "rows.json", "badRows": {"policy": "Skip", "limit": 7}}}, 8),
     "dataset.format": ({}, "Messages"),
     "dataset.columns": ({}, {"instruction": "question", "output": "answer"}),
     "dataset.maxTokens": ({}, 1024),
@@ -81,6 +106,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "parallelism.microBatch": ({}, 4),
     "checkpoint.everySteps": ({}, 100),
     "checkpoint.keep": ({}, 5),
+    "checkpoint.asynchronous": ({}, False),
     "output.mergeAdapter": ({}, True),
     "storage.inputs.claimName": ({}, "datasets"),
     "storage.cache.claimName": ({}, "models"),
@@ -153,6 +179,9 @@ def with_value(spec: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
     usual: dict[str, Any] = {"model": {"id": "Qwen/Qwen3-8B"}, "dataset": {"path": "rows.json"}} | spec
     if path.startswith("scheduling.tolerations."):
         return usual | {"scheduling": {"tolerations": value}}
+    if path.startswith("dataset.mix."):
+        (only,) = usual["dataset"]["mix"]
+        return usual | {"dataset": {"mix": [_merged(only, path.split(".")[2:], value)]}}
     return _merged(usual, path.split("."), value)
 
 

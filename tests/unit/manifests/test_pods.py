@@ -4,21 +4,32 @@ from typing import Any
 
 import pytest
 
-from finetune_contract.paths import DATASET_TOKEN_ENV, HUB_TOKEN_ENV, TERMINATION_FILE_ENV
+from finetune_contract.paths import (
+    HUB_TOKEN_ENV,
+    TERMINATION_FILE_ENV,
+    dataset_access_key_env,
+    dataset_secret_key_env,
+    dataset_token_env,
+)
 from finetune_operator.settings import Image, Pods, Settings
 from unit.manifests.objects import Made, container_of, environment_of, made
 from unit.planning.runs import EXAMPLES, UID, example, run
 
 RESTRICTED_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim"}
-HUB_DATASET = {
-    "source": "HuggingFace",
-    "id": "team/rows",
-    "file": "rows.jsonl",
-    "tokenSecret": {"name": "data-hub", "key": "token"},
+MIX = {
+    "mix": [
+        {"path": "rows.json"},
+        {"source": "HuggingFace", "id": "team/rows", "tokenSecret": {"name": "data-hub", "key": "token"}},
+    ],
+    "validation": {
+        "source": "S3",
+        "url": "s3://bucket/held-out.jsonl",
+        "s3": {"accessKeySecret": {"name": "s3", "key": "id"}, "secretKeySecret": {"name": "s3", "key": "secret"}},
+    },
 }
 GATED = run(
     model={"id": "Qwen/Qwen3-8B", "tokenSecret": {"name": "hub", "key": "token"}},
-    dataset=HUB_DATASET,
+    dataset=MIX,
     tracking={
         "swanlab": {"project": "qwen3", "apiKeySecret": {"name": "swanlab", "key": "apiKey"}},
         "wandb": {"project": "qwen3", "apiKeySecret": {"name": "wandb", "key": "apiKey"}},
@@ -111,15 +122,19 @@ def test_each_secret_is_where_it_is_needed_and_nowhere_else() -> None:
     everything = made(GATED)
     preparing, training = environment_of(everything.prepare_pod), environment_of(everything.worker_pod)
     assert preparing[HUB_TOKEN_ENV] == {"secretKeyRef": {"name": "hub", "key": "token"}}
-    assert preparing[DATASET_TOKEN_ENV] == {"secretKeyRef": {"name": "data-hub", "key": "token"}}
+    assert preparing[dataset_token_env(1)] == {"secretKeyRef": {"name": "data-hub", "key": "token"}}
+    assert preparing[dataset_access_key_env(2)] == {"secretKeyRef": {"name": "s3", "key": "id"}}
+    assert preparing[dataset_secret_key_env(2)] == {"secretKeyRef": {"name": "s3", "key": "secret"}}
     assert training["SWANLAB_API_KEY"] == {"secretKeyRef": {"name": "swanlab", "key": "apiKey"}}
     assert training["WANDB_API_KEY"] == {"secretKeyRef": {"name": "wandb", "key": "apiKey"}}
     assert training["MLFLOW_TRACKING_TOKEN"] == {"secretKeyRef": {"name": "mlflow", "key": "token"}}
-    assert not {HUB_TOKEN_ENV, DATASET_TOKEN_ENV} & training.keys()
+    opening = {name for name, value in preparing.items() if "secretKeyRef" in value}
+    assert len(opening) == 4
+    assert not opening & training.keys()
     assert "SWANLAB_API_KEY" not in preparing
     plain = made(run(tracking={"swanlab": {"project": "qwen3"}}))
     assert "SWANLAB_API_KEY" not in environment_of(plain.worker_pod)
-    assert not {HUB_TOKEN_ENV, DATASET_TOKEN_ENV} & environment_of(plain.prepare_pod).keys()
+    assert not opening & environment_of(plain.prepare_pod).keys()
 
 
 def test_ranks_find_the_first_node_of_their_own_attempt() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from finetune_contract import DatasetReport, ModelFacts
+from finetune_contract import DatasetReport, LengthBin, ModelFacts
 from finetune_operator.planning import Locations
 from finetune_operator.planning.models import known_model
 from finetune_operator.resource import Qwen3FineTune, parse_resource
@@ -32,10 +32,16 @@ REPORT = DatasetReport(
     supervised_tokens=91_106,
     length_p50=63,
     length_p95=128,
+    length_p99=190,
     length_max=253,
+    lengths=(LengthBin(up_to=64, rows=1900), LengthBin(up_to=256, rows=1829)),
     longest_sequence=4096,
     truncated_rows=0,
     dropped_rows=0,
+    skipped_rows=0,
+    duplicate_rows=112,
+    duplicate_ids=0,
+    left_out_duplicates=0,
     think_blocks=0,
     packing_efficiency=0.963,
     digest="sha256:" + "7" * 64,

@@ -182,3 +182,25 @@ def test_what_the_admin_does_not_allow_is_refused_all_at_once() -> None:
         "spec.scheduling.priorityClass: 'urgent' is not allowed here; allowed: normal",
     ]
     check_limits(run(parallelism={"nodes": 2, "gpusPerNode": 4}, scheduling={"priorityClass": "normal"}), limits)
+
+
+def test_sources_and_stores_that_the_admin_does_not_allow_are_refused() -> None:
+    store = {"source": "S3", "url": "s3://bucket/rows.jsonl"}
+    wanted = run(
+        model={"id": "Qwen/Qwen3-8B"},
+        dataset={
+            "mix": [{"path": "rows.json"}, store | {"s3": {"endpoint": "http://169.254.169.254"}}],
+            "validation": {"source": "ModelScope", "id": "team/rows"},
+        },
+    )
+    with pytest.raises(PlanError) as refused:
+        check_limits(wanted, Settings(limits=Limits(sources=("Volume", "S3"), s3_endpoints=("https://minio.example",))))
+    assert str(refused.value).splitlines() == [
+        "spec.model.source: HuggingFace is not allowed here; allowed: Volume, S3",
+        "spec.dataset.mix[1].s3.endpoint: http://169.254.169.254 is not allowed here; allowed: https://minio.example",
+        "spec.dataset.validation.source: ModelScope is not allowed here; allowed: Volume, S3",
+    ]
+    with pytest.raises(PlanError, match=r"spec\.dataset\.s3\.endpoint: .* allowed: Amazon's alone"):
+        check_limits(run(dataset=store | {"s3": {"endpoint": "https://minio.example"}}), Settings())
+    check_limits(run(dataset=store), Settings())
+    check_limits(wanted, Settings(limits=Limits(s3_endpoints=("*",))))

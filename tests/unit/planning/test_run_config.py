@@ -1,13 +1,17 @@
 """What the trainer is told is what the user wrote."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from finetune_contract import (
+    BadRowPolicy,
+    BadRows,
     BatchConfig,
     ConstantSchedule,
     CosineSchedule,
+    DataSource,
     FullMethod,
     HubKind,
     HubSource,
@@ -16,6 +20,8 @@ from finetune_contract import (
     PrepareConfig,
     RunConfig,
     TrackingConfig,
+    S3Source,
+    ValidationConfig,
     VolumeSource,
 )
 from finetune_operator.planning import make_plan, prepare_config, run_config
@@ -48,7 +54,31 @@ def test_volume_sources_lie_below_the_inputs() -> None:
     wanted = run(model={"source": "Volume", "path": "tiny/model"}, dataset={"path": "data/rows.json"})
     config = prepare_config(wanted, LOCATIONS)
     assert config.model == VolumeSource(path="/inputs/tiny/model")
-    assert config.dataset.source == VolumeSource(path="/inputs/data/rows.json")
+    assert config.dataset.sources == (DataSource(source=VolumeSource(path="/inputs/data/rows.json")),)
+
+
+def test_a_mix_keeps_its_order_and_weights_and_the_validation_its_own_source() -> None:
+    store = {"source": "S3", "url": "s3://bucket/rows/", "s3": {"endpoint": "https://minio.example"}}
+    hub = {"source": "ModelScope", "id": "team/rows", "file": "*.jsonl"}
+    dataset = {"mix": [hub | {"weight": 2}, {"path": "a.csv", "weight": 0.5}], "validation": store}
+    config = prepare_config(run(dataset=dataset), LOCATIONS).dataset
+    repository = HubSource(hub=HubKind.MODEL_SCOPE, id="team/rows", revision="master")
+    assert config.sources == (
+        DataSource(source=repository, file="*.jsonl", weight=2),
+        DataSource(source=VolumeSource(path="/inputs/a.csv"), weight=0.5),
+    )
+    objects = S3Source(url="s3://bucket/rows/", endpoint="https://minio.example", region="us-east-1")
+    assert config.validation == ValidationConfig(source=DataSource(source=objects))
+    assert prepare_config(run(), LOCATIONS).dataset.validation == ValidationConfig()
+
+
+def test_the_policy_for_bad_rows_arrives() -> None:
+    def bad_rows(**block: Any) -> BadRows:
+        return prepare_config(run(dataset={"path": "a.json", "badRows": block}), LOCATIONS).dataset.bad_rows
+
+    assert bad_rows() == BadRows(policy=BadRowPolicy.REFUSE)
+    assert bad_rows(policy="Skip") == BadRows(policy=BadRowPolicy.SKIP)
+    assert bad_rows(policy="Skip", limit=7) == BadRows(policy=BadRowPolicy.SKIP, limit=7)
 
 
 @pytest.mark.parametrize(

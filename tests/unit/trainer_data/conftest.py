@@ -64,7 +64,8 @@ def dataset_config(tmp_path: Path) -> Callable[..., DatasetConfig]:
     """Makes a DatasetConfig for `tmp_path`/rows.json; fields can be set."""
 
     def config(**fields: Any) -> DatasetConfig:
-        defaults = {"source": VolumeSource(path=str(tmp_path / "rows.json")), "max_tokens": 128, "seed": 7}
+        sources = ({"source": VolumeSource(path=str(tmp_path / "rows.json"))},)
+        defaults = {"sources": sources, "max_tokens": 128, "seed": 7}
         return DatasetConfig(**{**defaults, **fields})
 
     return config

@@ -8,8 +8,8 @@ from finetune_contract import DatasetConfig, DatasetFormat, VolumeSource
 from finetune_trainer.data.document import Document
 from finetune_trainer.data.errors import RowProblem
 from finetune_trainer.data.formats import Conversation, Layout, Passage, Sample, sample_of
-from finetune_trainer.data.json_rows import Row
 from finetune_trainer.data.rendering import Renderer
+from finetune_trainer.data.row import Row
 
 CONTROL = frozenset({"<|im_start|>", "<|im_end|>", "<|endoftext|>"})
 WEATHER = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object"}}}
@@ -51,7 +51,7 @@ def content_of(
 
 def dataset_config(**fields: Any) -> DatasetConfig:
     """A DatasetConfig with these fields; where the rows come from does not matter here."""
-    whole = {"source": VolumeSource(path="/rows.json"), "max_tokens": 4096, "seed": 1}
+    whole = {"sources": ({"source": VolumeSource(path="/rows.json")},), "max_tokens": 4096, "seed": 1}
     return DatasetConfig(**(whole | fields))
 
 

@@ -1,8 +1,10 @@
 """The token cache is whole or not there, keyed by what decides it, and written once."""
 
+import fcntl
 import json
 import multiprocessing
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,12 +12,18 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finetune_contract import DatasetConfig, DatasetReport, OverlongPolicy
+from finetune_contract import DatasetConfig, DatasetReport, OverlongPolicy, VolumeSource
+from finetune_trainer.data import build
 from finetune_trainer.data.build import build_tokens, cache_key
 from finetune_trainer.data.cache import Split, open_tokens
+from finetune_trainer.data.digests import Digests, file_digest
 from finetune_trainer.data.errors import PreparationError
-from finetune_trainer.data.folders import MARKER, complete, completed_facts, locked, partial_folder
+from finetune_trainer.data.folders import MARKER, complete, completed_facts, locked, partial_folder, sweep
+from finetune_trainer.data.input_files import InputFile, content_key
 from finetune_trainer.data.preview import preview
+from finetune_trainer.data.rendering import Renderer
+from finetune_trainer.data.shards import ShardMaker
+from finetune_trainer.data.spool import Spool
 
 Config = Callable[..., DatasetConfig]
 ROWS = [{"instruction": f"Question {n}", "output": f"Answer {n} " + "so " * (n % 7)} for n in range(40)]
@@ -27,13 +35,20 @@ def rows_file(tmp_path: Path) -> Path:
 
 
 def written(folder: Path, rows: list[dict[str, Any]]) -> Path:
+    folder.mkdir(exist_ok=True)
     file = folder / "rows.json"
     file.write_text(json.dumps(rows, ensure_ascii=False, indent=1), encoding="utf-8")
     return file
 
 
 def built(file: Path, config: DatasetConfig, tokenizer: Any) -> tuple[Path, DatasetReport]:
-    return build_tokens(file, config, tokenizer, tokenizer_digest="t", tokens_root=file.parent / "tokens")
+    files = [InputFile(file, file.name, 0)]
+    return build_tokens(files, config, tokenizer, tokenizer_digest="t", cache_dir=file.parent)
+
+
+def key_of(file: Path, config: DatasetConfig, tokenizer: str = "t", template: str = "c") -> str:
+    digests = Digests(file.parent / "digests")
+    return cache_key(content_key([InputFile(file, file.name, 0)], digests), config, tokenizer, template)
 
 
 def texts(split: Split, tokenizer: Any) -> list[str]:
@@ -60,7 +75,7 @@ def test_no_token_is_lost_or_doubled_by_packing(rows_file: Path, dataset_config:
 
 
 def test_the_report_counts_what_is_in_the_cache(rows_file: Path, dataset_config: Config, tiny_tokenizer: Any) -> None:
-    folder, report = built(rows_file, dataset_config(validation_fraction=0.1), tiny_tokenizer)
+    folder, report = built(rows_file, dataset_config(validation={"fraction": 0.1}), tiny_tokenizer)
     cache = open_tokens(folder)
     assert cache.validation is not None
     assert report.rows == cache.training.num_documents == 36
@@ -73,7 +88,7 @@ def test_the_report_counts_what_is_in_the_cache(rows_file: Path, dataset_config:
 
 
 def test_validation_rows_are_held_out_of_training(rows_file: Path, dataset_config: Config, tiny_tokenizer: Any) -> None:
-    folder, _ = built(rows_file, dataset_config(validation_fraction=0.25), tiny_tokenizer)
+    folder, _ = built(rows_file, dataset_config(validation={"fraction": 0.25}), tiny_tokenizer)
     cache = open_tokens(folder)
     assert cache.validation is not None
     training, validation = (texts(split, tiny_tokenizer) for split in (cache.training, cache.validation))
@@ -84,7 +99,7 @@ def test_validation_rows_are_held_out_of_training(rows_file: Path, dataset_confi
 def test_another_seed_holds_out_other_rows(rows_file: Path, dataset_config: Config, tiny_tokenizer: Any) -> None:
     held_out = []
     for seed in (1, 2):
-        folder, _ = built(rows_file, dataset_config(validation_fraction=0.25, seed=seed), tiny_tokenizer)
+        folder, _ = built(rows_file, dataset_config(validation={"fraction": 0.25}, seed=seed), tiny_tokenizer)
         split = open_tokens(folder).validation
         assert split is not None
         held_out.append(texts(split, tiny_tokenizer))
@@ -102,26 +117,37 @@ def test_the_same_rows_elsewhere_share_the_cache(rows_file: Path, dataset_config
     copy = rows_file.with_name("copy.json")
     copy.write_bytes(rows_file.read_bytes())
     config = dataset_config()
-    assert cache_key(rows_file, config, "t", "c") == cache_key(copy, config, "t", "c")
+    assert key_of(rows_file, config) == key_of(copy, config)
 
 
-@pytest.mark.parametrize("change", [{"max_tokens": 64}, {"packing": False}, {"seed": 8}, {"system_prompt": "x"}])
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"max_tokens": 64},
+        {"packing": False},
+        {"seed": 8},
+        {"system_prompt": "x"},
+        {"validation": {"fraction": 0.1}},
+        {"bad_rows": {"policy": "Skip"}},
+        {"sources": ({"source": VolumeSource(path="rows.json"), "weight": 2},)},
+    ],
+)
 def test_whatever_changes_the_tokens_changes_the_key(
     rows_file: Path, dataset_config: Config, change: dict[str, Any]
 ) -> None:
-    key = cache_key(rows_file, dataset_config(), "t", "c")
-    assert cache_key(rows_file, dataset_config(**change), "t", "c") != key
-    assert cache_key(rows_file, dataset_config(), "other tokenizer", "c") != key
-    assert cache_key(rows_file, dataset_config(), "t", "other template") != key
+    key = key_of(rows_file, dataset_config())
+    assert key_of(rows_file, dataset_config(**change)) != key
+    assert key_of(rows_file, dataset_config(), "other tokenizer") != key
+    assert key_of(rows_file, dataset_config(), template="other template") != key
     rows_file.write_text(rows_file.read_text().replace("Answer", "answer"))
-    assert cache_key(rows_file, dataset_config(), "t", "c") != key
+    assert key_of(rows_file, dataset_config()) != key
 
 
 def test_two_builds_write_the_same_bytes(tmp_path: Path, dataset_config: Config, tiny_tokenizer: Any) -> None:
     markers = []
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
-        folder, _ = built(written(tmp_path / name, ROWS), dataset_config(validation_fraction=0.1), tiny_tokenizer)
+        folder, _ = built(written(tmp_path / name, ROWS), dataset_config(validation={"fraction": 0.1}), tiny_tokenizer)
         markers.append((folder / MARKER).read_text())
     assert markers[0] == markers[1]
 
@@ -162,28 +188,67 @@ def test_a_flipped_byte_is_found_and_the_cache_written_anew(
     assert file.read_bytes() == whole
 
 
-def test_a_preparation_that_died_is_ignored_and_repeated(
-    rows_file: Path, dataset_config: Config, tiny_tokenizer: Any
+MANY = [{"instruction": f"Question {n}", "output": f"Answer {n} " + "so " * 200} for n in range(500)]
+
+
+@pytest.mark.parametrize(("syncs", "complete"), [(1, 0), (3, 0), (4, 1), (11, 3)])
+def test_a_killed_preparation_is_continued_behind_its_last_complete_shard(
+    tmp_path: Path, dataset_config: Config, tiny_tokenizer: Any, syncs: int, complete: int
 ) -> None:
-    dying = multiprocessing.get_context("fork").Process(
-        target=_die_while_writing, args=(rows_file, dataset_config(), tiny_tokenizer)
-    )
+    file, config = written(tmp_path, MANY), dataset_config()
+    dying = multiprocessing.get_context("fork").Process(target=_die, args=(syncs, file, config, tiny_tokenizer))
     dying.start()
     dying.join()
-    root = rows_file.parent / "tokens"
-    (partial,) = (path for path in root.iterdir() if path.is_dir())
-    assert partial.name.endswith(".partial")
-    assert (partial / "training" / "input_ids.npy").exists()
-    folder, report = built(rows_file, dataset_config(), tiny_tokenizer)
-    assert report.rows == 40
-    assert not partial.exists()
-    assert [path for path in root.iterdir() if path.is_dir()] == [folder]
+    assert dying.exitcode == 9
+    (work,) = (tmp_path / "tokens").glob(".*.work")
+    spool = Spool(work / "shards")
+    assert len(list(spool.complete())) == complete
+    maker = ShardMaker([InputFile(file, file.name, 0)], config, Renderer(tiny_tokenizer, config), spool)
+    assert [job.number for job in maker.jobs()] == list(range(complete, 6))
+    folder, report = built(file, config, tiny_tokenizer)
+    assert report.rows == 500
+    assert [path for path in (tmp_path / "tokens").iterdir() if path.is_dir()] == [folder]
+    unbroken, _ = built(written(tmp_path / "other", MANY), config, tiny_tokenizer)
+    assert (folder / MARKER).read_bytes() == (unbroken / MARKER).read_bytes()
 
 
-def _die_while_writing(file: Path, config: DatasetConfig, tokenizer: Any) -> None:
-    """Run a preparation that is killed between the arrays and the marker."""
-    os.fsync = lambda _: os._exit(9)  # type: ignore[assignment] # the first fsync comes when all arrays are written
+def _die(syncs: int, file: Path, config: DatasetConfig, tokenizer: Any) -> None:
+    """Run a preparation that is killed as it wants to make so many files safe, of three for each shard."""
+    left = iter(range(syncs - 1))
+    os.fsync = lambda _: next(left, None) is None and os._exit(9)  # type: ignore[assignment] # in a process of its own
+    build.available_cores = lambda: 1  # type: ignore[assignment]
     built(file, config, tokenizer)
+
+
+def test_what_was_left_behind_long_ago_is_swept_unless_somebody_works_on_it(tmp_path: Path) -> None:
+    for name in (".old.work", ".held.work", ".new.work"):
+        (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (0, 0) if name != ".new.work" else None)
+    with open(tmp_path / ".held.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        sweep(tmp_path, now=time.time())
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_dir()) == [".held.work", ".new.work"]
+
+
+def test_a_digest_is_remembered_until_the_file_changes(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text("[1]")
+    later = Digests(tmp_path / "digests", now=lambda: time.time() + 60)
+    assert later.of(file) == file_digest(file)
+    (entry,) = (tmp_path / "digests").iterdir()
+    entry.write_text(entry.read_text().replace(file_digest(file), "remembered"))
+    assert later.of(file) == "remembered"
+    before = file.stat()
+    file.write_text("[2]")
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert later.of(file) == file_digest(file)
+
+
+def test_a_file_that_has_just_changed_is_read_again(tmp_path: Path) -> None:
+    file = tmp_path / "rows.json"
+    file.write_text("[1]")
+    Digests(tmp_path / "digests").of(file)
+    assert not (tmp_path / "digests").exists()
 
 
 def test_two_preparations_of_the_same_rows_do_not_collide(
@@ -198,7 +263,7 @@ def test_two_preparations_of_the_same_rows_do_not_collide(
     for process in both:
         process.join(30)
     assert [process.exitcode for process in both] == [0, 0]
-    assert completed_facts(built(rows_file, dataset_config(), tiny_tokenizer)[0], check_digests=True)
+    assert completed_facts(built(rows_file, dataset_config(), tiny_tokenizer)[0], digest_of=file_digest)
 
 
 def test_a_lock_is_held_against_others_until_the_block_ends(tmp_path: Path) -> None:
@@ -263,7 +328,7 @@ def test_a_limit_that_leaves_no_row_is_refused(tmp_path: Path, dataset_config: C
 
 def test_validation_of_a_single_row_is_refused(tmp_path: Path, dataset_config: Config, tiny_tokenizer: Any) -> None:
     with pytest.raises(PreparationError, match="leaves none to train on; set it to 0 or bring more rows"):
-        built(written(tmp_path, ROWS[:1]), dataset_config(validation_fraction=0.5), tiny_tokenizer)
+        built(written(tmp_path, ROWS[:1]), dataset_config(validation={"fraction": 0.5}), tiny_tokenizer)
 
 
 def test_broken_json_is_named_by_line(tmp_path: Path, dataset_config: Config, tiny_tokenizer: Any) -> None:
@@ -271,10 +336,11 @@ def test_broken_json_is_named_by_line(tmp_path: Path, dataset_config: Config, ti
     with pytest.raises(PreparationError) as caught:
         built(tmp_path / "rows.json", dataset_config(), tiny_tokenizer)
     failure = caught.value.failure
-    assert failure.reason == "BadJson"
-    assert failure.details == (
-        """line 3, row 2: broken JSON: Expecting ':' delimiter at column 16: {"instruction" ⟨here⟩"q"}""",
-    )
+    assert failure.reason == "BrokenFile"
+    assert (
+        """rows.json breaks off in line 3, behind row 1: broken JSON: Expecting ':' delimiter at column 16: """
+        """{"instruction" ⟨here⟩"q"}. What follows cannot be read"""
+    ) in failure.message
 
 
 def test_a_preview_marks_what_is_learnt(rows_file: Path, dataset_config: Config, tiny_tokenizer: Any) -> None:

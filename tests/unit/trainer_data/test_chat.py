@@ -10,8 +10,8 @@ from finetune_contract import DatasetFormat, Supervise, Thinking
 from finetune_trainer.data.document import Document
 from finetune_trainer.data.errors import PreparationError
 from finetune_trainer.data.formats import Layout
-from finetune_trainer.data.json_rows import Row
 from finetune_trainer.data.rendering import Renderer
+from finetune_trainer.data.row import Row
 from unit.trainer_data.conftest import with_end, with_template
 from unit.trainer_data.oracle import learnt_texts
 from unit.trainer_data.rows import (

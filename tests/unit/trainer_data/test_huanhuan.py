@@ -6,8 +6,8 @@ from typing import Any
 from finetune_contract import DatasetFormat
 from finetune_trainer.data.document import Document
 from finetune_trainer.data.formats import Layout
-from finetune_trainer.data.json_rows import Row
 from finetune_trainer.data.rendering import Renderer
+from finetune_trainer.data.row import Row
 from support.tiny import HUANHUAN
 from unit.trainer_data.oracle import expected_flags, learnt_texts
 from unit.trainer_data.rows import dataset_config

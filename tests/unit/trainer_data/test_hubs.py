@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from finetune_contract import DatasetConfig, ExitCode, HubKind, HubSource
+from finetune_contract import DatasetConfig, DataSource, ExitCode, HubKind, HubSource
 from finetune_trainer.data.errors import PreparationError
-from finetune_trainer.sources import resolved_dataset, resolved_model
+from finetune_trainer.data.input_files import InputFile
+from finetune_trainer.dataset_files import train_files
+from finetune_trainer.sources import SourceSecrets, resolved_dataset, resolved_model
 from support.hub_server import COMMIT, HubServer, Repo, hub_server
 
 WEIGHTS = bytes(range(256)) * 2000
@@ -33,9 +35,12 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
     with hub_server(
         open=Repo(dict(FILES)),
         gated=Repo(dict(FILES), token="t0ken"),
-        pickled=Repo({"config.json": b"{}", "pytorch_model.bin": b"a pickle"}),
+        pickled=Repo({"config.toml": b"{}", "pytorch_model.bin": b"a pickle"}),
         rows=Repo({"data/train.jsonl": ROWS, "README.md": b"hello"}),
-        many_rows=Repo({"train.json": b"[]", "test.json": ROWS}),
+        many_rows=Repo(
+            {"train-00000.json": b"[]", "train-00001.json": b"[]", "test.json": ROWS, "more/rows.csv": b"a,b"}
+        ),
+        two_configs=Repo({"a/train.jsonl": ROWS, "b/train.jsonl": ROWS}),
     ) as server:
         monkeypatch.setenv("HF_ENDPOINT", server.url)
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", server.url)
@@ -183,49 +188,74 @@ def test_what_cannot_fit_is_refused_in_sizes_before_it_is_fetched(hub: HubServer
     assert not any("resolve" in request for request in hub.requests)
 
 
-def dataset(kind: HubKind, name: str, file: str | None = None) -> DatasetConfig:
-    return DatasetConfig(source=source(kind, name), file=file, max_tokens=64, seed=1)
+def files_of(kind: HubKind, name: str, cache: Path, file: str | None = None) -> list[InputFile]:
+    """The files of a dataset repository."""
+    config = DatasetConfig(sources=(DataSource(source=source(kind, name), file=file),), max_tokens=64, seed=1)
+    return resolved_dataset(config, cache, lambda _: SourceSecrets())
 
 
 @both_hubs
 def test_the_only_rows_of_a_dataset_are_found(hub: HubServer, kind: HubKind, tmp_path: Path) -> None:
     serve_as(hub, kind)
-    file = resolved_dataset(dataset(kind, "rows"), tmp_path, None)
-    assert file.read_bytes() == ROWS
-    assert [path.name for path in file.parent.iterdir()] == ["train.jsonl"]
+    (file,) = files_of(kind, "rows", tmp_path)
+    assert (file.path.read_bytes(), file.name, file.source) == (ROWS, "data/train.jsonl", 0)
+    assert [path.name for path in file.path.parent.iterdir()] == ["train.jsonl"]
     hub.requests.clear()
-    assert resolved_dataset(dataset(kind, "rows"), tmp_path, None) == file
+    assert files_of(kind, "rows", tmp_path) == [file]
     assert hub.requests == []
 
 
 @both_hubs
-def test_a_named_file_of_a_dataset_is_fetched(hub: HubServer, kind: HubKind, tmp_path: Path) -> None:
+def test_named_files_and_patterns_of_a_dataset_are_fetched(hub: HubServer, kind: HubKind, tmp_path: Path) -> None:
     serve_as(hub, kind)
-    assert resolved_dataset(dataset(kind, "many-rows", "test.json"), tmp_path, None).read_bytes() == ROWS
-    assert resolved_dataset(dataset(kind, "many-rows", "train.json"), tmp_path, None).read_bytes() == b"[]"
+    names = {pattern: [file.name for file in files_of(kind, "many-rows", tmp_path, pattern)] for pattern in PATTERNS}
+    assert names == PATTERNS
+    assert files_of(kind, "many-rows", tmp_path, "test.json")[0].path.read_bytes() == ROWS
+
+
+PATTERNS = {
+    None: ["train-00000.json", "train-00001.json"],
+    "test.json": ["test.json"],
+    "*.json": ["test.json", "train-00000.json", "train-00001.json"],
+    "**/*.csv": ["more/rows.csv"],
+}
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("name", "file", "said"),
     [
-        (None, "dataset.file: is not set; acme/many-rows holds test.json, train.json"),
-        (
-            "valid.json",
-            "dataset.file: valid.json is not in the repository, or none of .json, .jsonl, .parquet; acme/many-rows",
-        ),
-        ("../secret.json", "dataset.file: ../secret.json is not in the repository"),
+        ("two-configs", None, "dataset.file: is not set, and names do not tell which files are the train split; "),
+        ("two-configs", None, "acme/two-configs holds a/train.jsonl, b/train.jsonl; name one, or several with * and ?"),
+        ("many-rows", "valid.json", "dataset.file: valid.json is not in the repository; acme/many-rows holds more/"),
+        ("many-rows", "../secret.json", "dataset.file: ../secret.json is not in the repository"),
+        ("pickled", None, "acme/pickled holds no file with a name that ends with .json"),
     ],
 )
-def test_a_dataset_file_that_cannot_be_told_is_asked_for(
-    hub: HubServer, tmp_path: Path, file: str | None, said: str
+def test_dataset_files_that_cannot_be_told_are_asked_for(
+    hub: HubServer, tmp_path: Path, name: str, file: str | None, said: str
 ) -> None:
     with pytest.raises(PreparationError) as caught:
-        resolved_dataset(dataset(HubKind.HUGGING_FACE, "many-rows", file), tmp_path, None)
+        files_of(HubKind.HUGGING_FACE, name, tmp_path, file)
     assert caught.value.failure.reason == "DatasetFileNotFound"
     assert said in caught.value.failure.message
 
 
 def test_a_missing_dataset_is_named(hub: HubServer, tmp_path: Path) -> None:
     with pytest.raises(PreparationError, match=r"dataset\.id: acme/nope on HuggingFace does not exist") as caught:
-        resolved_dataset(dataset(HubKind.HUGGING_FACE, "nope"), tmp_path, None)
+        files_of(HubKind.HUGGING_FACE, "nope", tmp_path)
     assert caught.value.failure.reason == "DatasetNotFound"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["data/train-0.parquet", "data/train-1.parquet", "data/test-0.parquet"], 2),
+        (["a.jsonl", "b.jsonl", "README.md"], 2),
+        (["train.json", "train.parquet"], 0),
+        (["test.json"], 0),
+        (["trainer.json"], 1),
+        (["train/a.csv.gz", "dev/a.csv.gz", ".train/b.csv.gz"], 1),
+    ],
+)
+def test_the_train_split_is_told_by_names_or_not_at_all(names: list[str], expected: int) -> None:
+    assert train_files(names) == names[:expected]

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from finetune_contract import FORMAT_COLUMNS, DatasetFormat
 from finetune_trainer.data.errors import PreparationError
 from finetune_trainer.data.formats import Layout, Turn, found_layout
-from finetune_trainer.data.json_rows import Row
+from finetune_trainer.data.row import Row
 from unit.trainer_data.rows import assistant, content_of, dataset_config, user
 
 EXAMPLES: dict[DatasetFormat, dict[str, Any]] = {

@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from finetune_contract import BatchConfig, DatasetReport
 from finetune_trainer.data.batch import MicroBatch, Step
-from finetune_trainer.data.cache import Split, TokenCache, write_split
-from finetune_trainer.data.loader import total_steps, training_steps, validation_micro_batches
+from finetune_trainer.data.cache import Split, TokenCache
+from finetune_trainer.data.loader import run_steps, training_steps, validation_micro_batches
+from support.splits import write_split
 
 Make = Callable[[list[list[int]]], TokenCache]
 
@@ -42,7 +43,8 @@ def make_cache(tmp_path_factory: pytest.TempPathFactory) -> Make:
 
 def report_of(split: Split) -> DatasetReport:
     counts = dict.fromkeys(DatasetReport.model_fields, 0)
-    return DatasetReport.model_validate({**counts, "digest": "x", "sequences": split.num_sequences})
+    others = {"lengths": (), "sources": (), "template_digest": None, "digest": "x"}
+    return DatasetReport.model_validate({**counts, **others, "sequences": split.num_sequences})
 
 
 def batch_of(micro: int, accumulation: int, world: int) -> BatchConfig:
@@ -107,7 +109,7 @@ def test_every_sequence_is_seen_exactly_once_per_epoch(
     make_cache: Make, lengths: list[list[int]], cut: tuple[int, int, int], seed: int
 ) -> None:
     cache, batch = make_cache(lengths), batch_of(*cut)
-    per_epoch = cache.steps_per_epoch(batch.global_sequences)
+    per_epoch = -(-len(lengths) // batch.global_sequences)
     by_step = sequences_by_step(steps_of(cache, batch, epochs=3, seed=seed))
     assert len(by_step) == 3 * per_epoch
     for epoch in range(3):
@@ -214,7 +216,7 @@ def test_ranks_of_one_turn_get_sequences_of_like_size(make_cache: Make) -> None:
 )
 def test_total_steps(make_cache: Make, epochs: float, max_steps: int | None, expected: int) -> None:
     cache = make_cache([[3]] * 5)
-    assert total_steps(cache, batch=batch_of(2, 1, 1), epochs=epochs, max_steps=max_steps) == expected
+    assert run_steps(cache, batch=batch_of(2, 1, 1), epochs=epochs, max_steps=max_steps).total == expected
 
 
 @pytest.mark.parametrize(("count", "world"), [(1, 1), (5, 2), (6, 2), (7, 4)])

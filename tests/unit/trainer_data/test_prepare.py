@@ -39,7 +39,8 @@ def config_file(folder: Path, model_dir: Path, *, dataset: dict[str, Any] | None
     config = {
         "run": RunIdentity(name="tiny", namespace="default", uid="1"),
         "model": {"type": "Volume", "path": str(model_dir)},
-        "dataset": {"source": {"type": "Volume", "path": str(HUANHUAN)}, "max_tokens": 512, "seed": 1}
+        "dataset": sources({"type": "Volume", "path": str(HUANHUAN)})
+        | {"max_tokens": 512, "seed": 1}
         | (dataset or {}),
         "method": {"type": "LoRA", "rank": 4, "alpha": 8, "dropout": 0, "targets": ["q_proj", "v_proj"]},
         "cache_dir": str(folder / "cache"),
@@ -49,13 +50,17 @@ def config_file(folder: Path, model_dir: Path, *, dataset: dict[str, Any] | None
     return file
 
 
+def sources(*each: dict[str, Any]) -> dict[str, Any]:
+    return {"sources": [{"source": source} for source in each]}
+
+
 def rows_file(folder: Path, text: str) -> dict[str, Any]:
     (folder / "rows.json").write_text(text, encoding="utf-8")
-    return {"source": {"type": "Volume", "path": str(folder / "rows.json")}}
+    return sources({"type": "Volume", "path": str(folder / "rows.json")})
 
 
 def test_a_preparation_leaves_a_token_cache_and_says_what_is_in_it(prepare: Prepare, tiny_model: Path) -> None:
-    outcome = prepare(dataset={"validation_fraction": 0.05})
+    outcome = prepare(dataset={"validation": {"fraction": 0.05}})
     assert outcome.exit_code is ExitCode.DONE
     assert (outcome.model_dir, outcome.model_revision) == (str(tiny_model), None)
     assert outcome.model is not None
@@ -111,7 +116,7 @@ def test_an_answer_about_thousands_of_bad_rows_fits_the_termination_message(prep
     [
         ({"model": {"type": "Volume", "path": "/nowhere/qwen"}}, "ModelNotFound", "model.path: /nowhere/qwen does not"),
         (
-            {"dataset": {"source": {"type": "Volume", "path": "/nowhere/rows.json"}}},
+            {"dataset": {"sources": [{"source": {"type": "Volume", "path": "/nowhere/rows.json"}}]}},
             "DatasetNotFound",
             "dataset.path: /nowhere/rows.json does not exist",
         ),
@@ -169,8 +174,9 @@ def test_the_module_runs_as_the_operator_starts_it_with_a_token_for_each_hub_sou
     model = {"type": "Hub", "hub": "HuggingFace", "id": "acme/tiny", "revision": "main"}
     source = {"type": "Hub", "hub": "HuggingFace", "id": "acme/rows", "revision": "main"}
     rows = {"rows.json": json.dumps([{"instruction": "q", "output": "a"}]).encode()}
-    tokens = {paths.HUB_TOKEN_ENV: "t0ken", paths.DATASET_TOKEN_ENV: "d4ta"}
-    file = config_file(tmp_path, tiny_model, model=model, dataset={"source": source, "file": "rows.json"})
+    tokens = {paths.HUB_TOKEN_ENV: "t0ken", paths.dataset_token_env(0): "d4ta"}
+    dataset = {"sources": [{"source": source, "file": "rows.json"}]}
+    file = config_file(tmp_path, tiny_model, model=model, dataset=dataset)
     with hub_server(tiny=Repo(files, token="t0ken"), rows=Repo(rows, token="d4ta")) as hub:
         run = subprocess.run(
             [sys.executable, "-m", "finetune_trainer.prepare", str(file)],

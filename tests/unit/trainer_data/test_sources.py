@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from finetune_contract import VolumeSource
+from finetune_trainer.data.disk_space import gigabytes, no_space, room_for
 from finetune_trainer.data.errors import PreparationError
-from finetune_trainer.hubs import RepoType
-from finetune_trainer.sources import existing_path, gigabytes, no_space, resolved_model, room_for
+from finetune_trainer.sources import existing_folder, resolved_model, volume_files
 
 
 @pytest.fixture
@@ -24,15 +24,16 @@ def mount(tmp_path: Path) -> Path:
     return volume
 
 
-def failure_of(path: Path | str, field: RepoType, mount: Path) -> tuple[str, str]:
+def failure_of(path: Path | str, field: str, mount: Path) -> tuple[str, str]:
+    find = existing_folder if field == "model" else volume_files
     with pytest.raises(PreparationError) as caught:
-        existing_path(str(path), field, want_folder=field == "model", mounts=[str(mount)])
+        find(str(path), field, mounts=[str(mount)])
     return caught.value.failure.reason, caught.value.failure.message
 
 
 def test_a_path_inside_comes_back_resolved(mount: Path) -> None:
-    found = existing_path(str(mount / "inside.json"), "dataset", want_folder=False, mounts=[str(mount)])
-    assert found == mount / "rows.json"
+    found = volume_files(str(mount / "inside.json"), "dataset", mounts=[str(mount)])
+    assert found == [(mount / "rows.json", "inside.json")]
 
 
 @pytest.mark.parametrize("path", ["outside.json", "parent/secret.json", "../secret.json", "models/../../secret.json"])
@@ -43,27 +44,51 @@ def test_a_path_that_leads_out_of_its_volume_is_refused(mount: Path, path: str) 
     assert "without '..' and without links that leave the volume" in message
 
 
+@pytest.mark.parametrize("path", ["", "/*.json"])
+def test_a_folder_or_pattern_with_a_link_out_of_its_volume_is_refused(mount: Path, path: str) -> None:
+    assert failure_of(f"{mount}{path}", "dataset", mount)[0] == "PathEscapes"
+
+
 def test_a_path_on_no_volume_is_taken_as_it_is(mount: Path) -> None:
     secret = mount.parent / "secret.json"
-    assert existing_path(str(secret), "dataset", want_folder=False, mounts=[str(mount)]) == secret
+    assert volume_files(str(secret), "dataset", mounts=[str(mount)]) == [(secret, "secret.json")]
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("", ["a/1.jsonl", "a/2.jsonl.gz", "b/deep/3.csv"]),
+        ("/a", ["1.jsonl", "2.jsonl.gz"]),
+        ("/a/*.jsonl", ["1.jsonl"]),
+        ("/*/?.jsonl*", ["a/1.jsonl", "a/2.jsonl.gz"]),
+        ("/**/*.csv", ["b/deep/3.csv"]),
+        ("/**", ["a/1.jsonl", "a/2.jsonl.gz", "a/notes.txt", "b/deep/3.csv"]),
+    ],
+)
+def test_a_folder_and_a_pattern_stand_for_their_files_in_order(tmp_path: Path, path: str, expected: list[str]) -> None:
+    for name in ("a/2.jsonl.gz", "a/1.jsonl", "b/deep/3.csv", "a/notes.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("")
+    assert [name for _, name in volume_files(f"{tmp_path}{path}", "dataset")] == expected
 
 
 @pytest.mark.parametrize(
     ("path", "field", "reason", "said"),
     [
-        ("row.json", "dataset", "DatasetNotFound", "does not exist, expected a file; {mount} holds rows.json"),
-        ("models", "dataset", "DatasetNotFound", "is a folder, expected a file; {mount}/models holds qwen"),
+        ("row.json", "dataset", "DatasetNotFound", "does not exist, expected a file, or a folder with files of rows; "),
+        ("row.json", "dataset", "DatasetNotFound", "{mount} holds rows.json"),
+        ("models", "dataset", "DatasetNotFound", "none of the 0 files there has a name that ends with .json"),
+        ("models/*.csv", "dataset", "DatasetNotFound", "none of the 0 files there matches that"),
         ("rows.json", "model", "ModelNotFound", "is a file, expected a folder; {mount} holds"),
         ("models/qwn", "model", "ModelNotFound", "does not exist, expected a folder; {mount}/models holds qwen"),
         ("a/b/c", "model", "ModelNotFound", "does not exist, expected a folder; {mount} holds"),
     ],
 )
-def test_what_is_not_there_is_said_with_what_is(
-    mount: Path, path: str, field: RepoType, reason: str, said: str
-) -> None:
+def test_what_is_not_there_is_said_with_what_is(mount: Path, path: str, field: str, reason: str, said: str) -> None:
     found_reason, message = failure_of(mount / path, field, mount)
     assert found_reason == reason
-    assert f"{field}.path: {mount / path} {said.format(mount=mount)}" in message
+    assert f"{field}.path: {mount / path}" in message
+    assert said.format(mount=mount) in message
 
 
 def test_a_model_on_a_volume_has_no_revision(mount: Path) -> None:

@@ -1,6 +1,7 @@
 """The token cache: what preparation writes once and every rank of every attempt maps into memory.
 
     TOKENS_DIR/report.json                    DatasetReport
+    TOKENS_DIR/details.json, preview.txt      for people: files, bad rows, lengths; rows as the model sees them
     TOKENS_DIR/{training,validation}/
         input_ids.npy      int32  [tokens]    all documents, in the order of the sequences
         supervised.npy     uint8  [tokens]    1: this token is learnt
@@ -12,6 +13,7 @@
 The first token of a document is never supervised: nothing comes before it that could predict it.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -75,10 +77,6 @@ class TokenCache:
     training: Split
     validation: Split | None
 
-    def steps_per_epoch(self, global_sequences: int) -> int:
-        """Optimizer steps of one pass; the last one is smaller where `global_sequences` does not divide."""
-        return -(-self.training.num_sequences // global_sequences)
-
 
 def open_tokens(tokens_dir: str | Path) -> TokenCache:
     """Map a token cache into memory.
@@ -91,6 +89,11 @@ def open_tokens(tokens_dir: str | Path) -> TokenCache:
             "TokensIncomplete",
             f"tokens_dir: {folder} is not a complete token cache; run the preparation again, it will write it anew",
         )
+    return opened(folder)
+
+
+def opened(folder: Path) -> TokenCache:
+    """The token cache in a folder that is known to be whole, memory-mapped."""
     report = DatasetReport.model_validate_json((folder / REPORT_FILE).read_text(encoding="utf-8"))
     validation = folder / VALIDATION
     return TokenCache(
@@ -98,51 +101,51 @@ def open_tokens(tokens_dir: str | Path) -> TokenCache:
     )
 
 
-def write_split(
-    folder: Path,
-    input_ids: NDArray[np.int32],
-    supervised: NDArray[np.uint8],
-    documents: NDArray[np.int64],
-    packs: list[list[int]],
-) -> None:
-    """Write a split whose sequences are `packs`, lists of numbers of `documents`; tokens are copied pack by pack.
+class SplitFiles:
+    """The files of a split while they are written: each part of them at its own place, by whichever process."""
 
-    A document that is in no pack is left out. Memory stays at one pack, however large the arrays (memory maps) are.
-    """
-    folder.mkdir(parents=True)
-    lengths = np.diff(documents)
-    order = np.array([document for pack in packs for document in pack], dtype=np.int64)
-    new_documents = np.concatenate([[0], np.cumsum(lengths[order])]).astype(np.int64)
-    new_sequences = np.cumsum([0, *map(len, packs)], dtype=np.int64)
-    counts = np.zeros(len(packs), dtype=np.int64)
-    with (
-        _NpyStream(folder / "input_ids.npy", np.int32, int(new_documents[-1])) as ids_out,
-        _NpyStream(folder / "supervised.npy", np.uint8, int(new_documents[-1])) as supervised_out,
-    ):
-        for number, pack in enumerate(packs):
-            spans = [slice(documents[document], documents[document + 1]) for document in pack]
-            ids_out.append(np.concatenate([input_ids[span] for span in spans]))
-            flags = np.concatenate([supervised[span] for span in spans])
-            supervised_out.append(flags)
-            counts[number] = flags.sum()
-    np.save(folder / "documents.npy", new_documents)
-    np.save(folder / "sequences.npy", new_sequences)
-    np.save(folder / "supervised_counts.npy", counts)
+    def __init__(self, folder: Path, offsets: dict[str, int]) -> None:
+        self._folder = folder
+        self._offsets = offsets
+
+    @classmethod
+    def created(cls, folder: Path, *, documents: int, tokens: int) -> "SplitFiles":
+        """New files of a split with so many documents and tokens."""
+        folder.mkdir(parents=True, exist_ok=True)
+        lengths = {
+            "input_ids": (np.int32, tokens),
+            "supervised": (np.uint8, tokens),
+            "documents": (np.int64, documents + 1),
+        }
+        offsets = {name: _write_header(folder / f"{name}.npy", *shape) for name, shape in lengths.items()}
+        files = cls(folder, offsets)
+        files._write("documents", 0, np.zeros(1, dtype=np.int64))
+        return files
+
+    def write_tokens(self, first: int, input_ids: NDArray[np.int32], supervised: NDArray[np.uint8]) -> None:
+        """Put tokens from number `first` on into their place."""
+        self._write("input_ids", first, input_ids)
+        self._write("supervised", first, supervised)
+
+    def write_documents(self, first: int, ends: NDArray[np.int64]) -> None:
+        """Put where the documents from number `first` on end into its place."""
+        self._write("documents", first + 1, ends)
+
+    def finish(self, tables: Iterable[NDArray[np.int64]]) -> None:
+        """Write what is known of the sequences: rows of [documents, supervised tokens], in order."""
+        table = np.concatenate(list(tables))
+        np.save(self._folder / "sequences.npy", np.concatenate([[0], np.cumsum(table[:, 0])]).astype(np.int64))
+        np.save(self._folder / "supervised_counts.npy", table[:, 1].astype(np.int64))
+
+    def _write(self, name: str, first: int, values: NDArray[np.generic]) -> None:
+        with open(self._folder / f"{name}.npy", "r+b") as file:
+            file.seek(self._offsets[name] + first * values.dtype.itemsize)
+            file.write(memoryview(np.ascontiguousarray(values)).cast("B"))
 
 
-class _NpyStream:
-    """A one-dimensional .npy file of known length, written front to back."""
-
-    def __init__(self, path: Path, dtype: type[np.generic], length: int) -> None:
-        self._file = open(path, "wb")  # noqa: SIM115 - closed in __exit__
+def _write_header(path: Path, dtype: type[np.generic], length: int) -> int:
+    """Begin a one-dimensional .npy file; where its values go."""
+    with open(path, "wb") as file:
         header = {"descr": np.dtype(dtype).str, "fortran_order": False, "shape": (length,)}
-        np.lib.format.write_array_header_1_0(self._file, header)
-
-    def append(self, values: NDArray[np.generic]) -> None:
-        self._file.write(values.tobytes())
-
-    def __enter__(self) -> "_NpyStream":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._file.close()
+        np.lib.format.write_array_header_1_0(file, header)
+        return file.tell()

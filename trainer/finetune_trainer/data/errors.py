@@ -45,32 +45,3 @@ class RowProblem:
     def __str__(self) -> str:
         place = f"row {self.row}" if self.line is None else f"line {self.line}, row {self.row}"
         return f"{place}: {self.text}"
-
-
-class RowProblems:
-    """What is wrong with rows of one dataset file: the first twenty in words, the rest as a count."""
-
-    def __init__(self, file: str) -> None:
-        self.file = file
-        self.count = 0
-        self._first: list[RowProblem] = []
-
-    def add(self, problem: RowProblem) -> None:
-        """Note a problem; those noted first are the ones that are shown."""
-        self.count += 1
-        if len(self._first) < MAX_DETAILS:
-            self._first.append(problem)
-
-    def raise_any(self) -> None:
-        """Raise a PreparationError that names them all, if there are any."""
-        if not self.count:
-            return
-        shown = "" if self.count <= MAX_DETAILS else f"; the first {MAX_DETAILS} are listed"
-        rows = "1 row" if self.count == 1 else f"{self.count:,} rows"
-        first = sorted(self._first, key=lambda problem: problem.row)
-        raise PreparationError(
-            first[0].reason,
-            f"dataset: {rows} of {self.file} cannot be trained on{shown}: {first[0]}. "
-            "Correct or remove these rows; nothing is left out silently.",
-            details=[str(problem) for problem in first],
-        )

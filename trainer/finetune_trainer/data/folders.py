@@ -5,19 +5,22 @@ all files, and renamed. Whoever finds the folder without its marker, or with a f
 """
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from finetune_trainer.data.digests import file_digest
 
 LOG = logging.getLogger(__name__)
 
 MARKER = "COMPLETE.json"
+ABANDONED_SECONDS = 7 * 86_400.0
+"""What nobody has gone on with for so long is taken for left behind."""
 
 
 @contextmanager
@@ -41,8 +44,25 @@ def partial_folder(folder: Path) -> Path:
     return folder.parent / f".{folder.name}.partial"
 
 
-def complete(folder: Path, facts: dict[str, Any], *, with_digests: bool) -> None:
-    """Turn the partial folder of `folder` into `folder`, for good, with `facts` in its marker.
+def work_folder(folder: Path) -> Path:
+    """Where the work towards `folder` is kept when a process dies, so that the next one goes on; under its lock too."""
+    return folder.parent / f".{folder.name}.work"
+
+
+def sweep(root: Path, *, now: float) -> None:
+    """Remove what preparations that died long ago left of the folders below `root`, unless somebody goes on with it."""
+    for left in [*root.glob(".*.work"), *root.glob(".*.partial")]:
+        with suppress(OSError):  # another one sweeps here too
+            newest = max(path.stat().st_mtime for path in (left, *left.iterdir()))
+            if now - newest > ABANDONED_SECONDS:
+                with open(root / f"{left.stem}.lock", "w") as lock:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    LOG.info("removing %s, which nobody has gone on with for %.0f days", left, (now - newest) / 86_400)
+                    shutil.rmtree(left)
+
+
+def complete(folder: Path, facts: dict[str, Any], *, with_digests: bool) -> dict[str, str]:
+    """Turn the partial folder of `folder` into `folder`, for good, with `facts` in its marker; the files' digests.
 
     Digests cost one read of all files; without them the marker holds sizes alone.
     """
@@ -60,26 +80,25 @@ def complete(folder: Path, facts: dict[str, Any], *, with_digests: bool) -> None
     shutil.rmtree(folder, ignore_errors=True)  # what stands there had been found incomplete
     os.rename(partial, folder)
     _fsync(folder.parent)
+    return {name: entry["sha256"] for name, entry in files.items()} if with_digests else {}
 
 
-def completed_facts(folder: Path, *, check_digests: bool = False) -> dict[str, Any] | None:
-    """The facts of a complete folder; None if it is absent, unfinished, or a file differs from the marker."""
+def completed_facts(folder: Path, *, digest_of: Callable[[Path], str] | None = None) -> dict[str, Any] | None:
+    """The facts of a complete folder; None if it is absent, unfinished, or a file differs from the marker.
+
+    Sizes are compared always, digests if `digest_of` tells them.
+    """
     try:
         marker = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         for name, expected in marker["files"].items():
-            found = _entry(folder / name, with_digest=check_digests and "sha256" in expected)
-            if any(expected[key] != value for key, value in found.items()):
+            if (folder / name).stat().st_size != expected["bytes"]:
+                return None
+            if digest_of is not None and "sha256" in expected and digest_of(folder / name) != expected["sha256"]:
                 return None
     except (OSError, ValueError, KeyError):
         return None
     facts: dict[str, Any] = marker["facts"]
     return facts
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _entry(path: Path, *, with_digest: bool) -> dict[str, Any]:

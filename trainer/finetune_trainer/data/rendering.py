@@ -9,8 +9,8 @@ from finetune_trainer.data.chat import ChatRenderer
 from finetune_trainer.data.document import Document
 from finetune_trainer.data.errors import PreparationError, RowProblem
 from finetune_trainer.data.formats import Layout, sample_of
-from finetune_trainer.data.json_rows import Row
 from finetune_trainer.data.passages import PassageRenderer
+from finetune_trainer.data.row import Row
 from finetune_trainer.data.template import template_digest
 from finetune_trainer.data.tokenizing import control_tokens
 

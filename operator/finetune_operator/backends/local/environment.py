@@ -1,25 +1,22 @@
 """The environment of worker processes on this machine: the person's own, and what a pod would be told.
 
-Secrets of the resource name objects of a cluster. On a laptop their values come from the variables that the hubs' own
-tools read: HF_TOKEN, MODELSCOPE_API_TOKEN and SWANLAB_API_KEY.
+Secrets of the resource name objects of a cluster. On a laptop their values come from the variables that the hubs' and
+stores' own tools read: HF_TOKEN, MODELSCOPE_API_TOKEN, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, and
+the trackers' SWANLAB_API_KEY, WANDB_API_KEY and MLFLOW_TRACKING_TOKEN.
 """
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from finetune_contract.paths import (
-    DATASET_TOKEN_ENV,
-    HUB_TOKEN_ENV,
     PROGRESS_PORT_FILE_ENV,
     TERMINATION_FILE_ENV,
     TRACKER_SECRET_ENV,
 )
 from finetune_operator.backends.local.folder import OUTCOME_FILE, AttemptFolder
 from finetune_operator.backends.local.machine import Machine
-from finetune_operator.planning import Plan
-from finetune_operator.resource import Qwen3FineTune, Source
-
-_VARIABLE_OF_HUB = {Source.HUGGING_FACE: "HF_TOKEN", Source.MODEL_SCOPE: "MODELSCOPE_API_TOKEN"}
+from finetune_operator.planning import Plan, input_secrets
+from finetune_operator.resource import Qwen3FineTune
 
 
 def missing_secrets(run: Qwen3FineTune, environment: Mapping[str, str]) -> tuple[str, ...]:
@@ -33,8 +30,7 @@ def missing_secrets(run: Qwen3FineTune, environment: Mapping[str, str]) -> tuple
 
 def prepare_environment(run: Qwen3FineTune, folder: Path, environment: Mapping[str, str]) -> dict[str, str]:
     """What the preparation is told."""
-    tokens = {"spec.model.tokenSecret": HUB_TOKEN_ENV, "spec.dataset.tokenSecret": DATASET_TOKEN_ENV}
-    told = {tokens[field]: environment.get(variable, "") for field, variable in _wanted(run) if field in tokens}
+    told = {secret.variable: environment.get(secret.own_variable, "") for secret in input_secrets(run)}
     return {**environment, **told, TERMINATION_FILE_ENV: str(folder / OUTCOME_FILE)}
 
 
@@ -63,10 +59,7 @@ def worker_environment(
 
 def _wanted(run: Qwen3FineTune) -> Iterator[tuple[str, str]]:
     """Field and variable of every Secret that the resource names."""
+    yield from ((secret.field, secret.own_variable) for secret in input_secrets(run))
     spec = run.spec
-    if spec.model.token_secret is not None:
-        yield "spec.model.tokenSecret", _VARIABLE_OF_HUB[spec.model.source]
-    if spec.dataset.token_secret is not None:
-        yield "spec.dataset.tokenSecret", _VARIABLE_OF_HUB[spec.dataset.source]
     for field in spec.tracking.secrets:
         yield f"spec.tracking.{field}", TRACKER_SECRET_ENV[field]

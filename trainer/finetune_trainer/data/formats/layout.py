@@ -13,7 +13,7 @@ from finetune_contract import FORMAT_COLUMNS, DatasetConfig, DatasetFormat
 from finetune_trainer.data.errors import PreparationError
 from finetune_trainer.data.formats.conversation import RowError
 from finetune_trainer.data.formats.values import seen
-from finetune_trainer.data.json_rows import Row
+from finetune_trainer.data.row import Row
 
 _LOSS_WEIGHTS = ("weight", "weights", "sample_weight", "loss_weight")
 _HINTS = (

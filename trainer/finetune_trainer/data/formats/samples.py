@@ -9,7 +9,7 @@ from finetune_trainer.data.formats import alpaca, messages, plain_text, prompt_c
 from finetune_trainer.data.formats.conversation import Conversation, Passage, RowError, Sample
 from finetune_trainer.data.formats.layout import Layout
 from finetune_trainer.data.formats.values import json_text, without_nulls
-from finetune_trainer.data.json_rows import Row, encoding_problem
+from finetune_trainer.data.row import Row, encoding_problem
 
 CONTENT: Mapping[DatasetFormat, Callable[[Mapping[str, Any]], Conversation | Passage]] = {
     DatasetFormat.ALPACA: alpaca.content,
