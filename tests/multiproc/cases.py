@@ -14,6 +14,7 @@ from finetune_contract.paths import CHECKPOINTS, checkpoint_name
 from finetune_trainer import recipe, running
 from finetune_trainer.data.folders import complete, partial_folder
 from finetune_trainer.distributed import World, from_main
+from finetune_trainer.stopping import Stop
 from support.splits import write_split
 
 SEQUENCES = 18
@@ -26,18 +27,29 @@ class NeverStop:
     """Nobody asks this process to stop."""
 
     requested = False
+    seconds = 0.0
 
 
 def write_tokens(
-    folder: Path, *, vocab_size: int, seed: int = 0, training: int = SEQUENCES, validation: int = 5, most_documents: int = 3
+    folder: Path,
+    *,
+    vocab_size: int,
+    seed: int = 0,
+    training: int = SEQUENCES,
+    validation: int = 5,
+    most_documents: int = 3,
+    first_ids: dict[int, int] | None = None,
 ) -> Path:
-    """A token cache of sequences of one to `most_documents` documents."""
+    """A token cache of sequences of one to `most_documents` documents.
+
+    `first_ids` says which training sequences begin with a certain token.
+    """
     random = np.random.default_rng(seed)
     growing = partial_folder(folder)
     growing.mkdir(parents=True)
     totals = {
-        name: _write_split(growing / name, count, vocab_size, most_documents, random)
-        for name, count in (("training", training), ("validation", validation))
+        name: _write_split(growing / name, count, vocab_size, most_documents, random, firsts)
+        for name, count, firsts in (("training", training, first_ids or {}), ("validation", validation, {}))
         if count
     }
     tokens, supervised = totals["training"]
@@ -52,7 +64,14 @@ def write_tokens(
     return folder
 
 
-def _write_split(folder: Path, count: int, vocab_size: int, most_documents: int, random: np.random.Generator) -> tuple[int, int]:
+def _write_split(
+    folder: Path,
+    count: int,
+    vocab_size: int,
+    most_documents: int,
+    random: np.random.Generator,
+    first_ids: dict[int, int],
+) -> tuple[int, int]:
     packs: list[list[int]] = []
     lengths: list[int] = []
     for _ in range(count):
@@ -64,6 +83,8 @@ def _write_split(folder: Path, count: int, vocab_size: int, most_documents: int,
     supervised[offsets[1:] - 1] = 1
     supervised[offsets[:-1]] = 0
     ids = random.integers(0, vocab_size, size=offsets[-1]).astype(np.int32)
+    for sequence, token in first_ids.items():
+        ids[offsets[packs[sequence][0]]] = token
     write_split(folder, ids, supervised, offsets, packs)
     return int(offsets[-1]), int(supervised.sum())
 
@@ -99,12 +120,10 @@ def config(output: Path, model: Path, tokens: Path, **changes: Any) -> RunConfig
     return RunConfig.model_validate(values | changes)
 
 
-def train(
-    world: World, run: RunConfig, stop: running.Stop | None = None, position: running.Position | None = None
-) -> Outcome:
+def train(world: World, run: RunConfig, stop: Stop | None = None) -> Outcome:
     """The whole recipe on this rank."""
     Path(run.output_dir).mkdir(parents=True, exist_ok=True)
-    return recipe.run(run, world, stop or NeverStop(), position or running.Position())
+    return recipe.run(run, world, stop or NeverStop(), running.Position())
 
 
 def take_over(world: World, source: Path, step: int, target: Path) -> None:

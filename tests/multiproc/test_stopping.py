@@ -13,8 +13,8 @@ from multiproc.cases import LORA, checkpoint_of, config, losses, train, trained_
 from multiproc.ranks import on_ranks
 
 MOMENTS = (0, 1, 4, 10, 12, 13, 19, 22)
-"""How often the run asks before the answer is yes. It asks twice in each of 8 steps, three times in the validations
-after steps 5 (10 to 12) and 8 (19 to 21), and once before the export (22)."""
+"""How often the run asks before the answer is yes: while it loads (the first ones), in accumulation (twice in each of 8
+steps), in validation after steps 5 and 8, while a save is awaited, before and during the export."""
 
 
 class StopAfter:
@@ -28,6 +28,11 @@ class StopAfter:
         """Whether to stop."""
         self._left -= 1
         return self._left < 0
+
+    @property
+    def seconds(self) -> float:
+        """Just now."""
+        return 0.0
 
 
 def _stopped_and_continued(

@@ -131,7 +131,9 @@ def preempted_outcome(step: int) -> Outcome:
 
 def checkpoint(step: int) -> CheckpointReport:
     """A complete checkpoint."""
-    return CheckpointReport(step=step, path=f"/output/huanhuan/checkpoints/step-{step:08}", bytes=10, seconds=0.5)
+    return CheckpointReport(
+        step=step, path=f"/output/huanhuan/checkpoints/step-{step:08}", bytes=10, seconds=0.5, blocking_seconds=0.1
+    )
 
 
 def progress(attempt: int, step: int, *, at: float, stage: Stage = Stage.TRAINING, **fields: Any) -> Progress:

@@ -56,7 +56,9 @@ class CheckpointReport(ContractModel):
     path: str
     bytes: int
     seconds: float
-    """How long the save took."""
+    """How long the save took, from the snapshot to its name."""
+    blocking_seconds: float
+    """Of these, how long the slowest rank did not train."""
 
 
 Interventions = Annotated[tuple[Annotated[str, Field(max_length=160)], ...], Field(max_length=8)]

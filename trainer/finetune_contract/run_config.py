@@ -55,6 +55,8 @@ class CheckpointConfig(ContractModel):
 
     every_steps: int = Field(ge=1)
     keep: int = Field(ge=1)
+    asynchronous: bool = True
+    """Training goes on while a checkpoint is written; each rank then holds its share of it in host memory."""
 
 
 class PrepareConfig(ContractModel):

@@ -6,6 +6,7 @@ Torch is imported late: a signal that arrives during its many seconds must find 
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -21,11 +22,19 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.requested = False
+        self._first_at = 0.0
         signal.signal(signal.SIGTERM, self._request)
         signal.signal(signal.SIGINT, self._request)
 
     def _request(self, _signal: int, _frame: FrameType | None) -> None:
+        if not self.requested:
+            self._first_at = time.monotonic()
         self.requested = True
+
+    @property
+    def seconds(self) -> float:
+        """Since the first signal; 0 before."""
+        return time.monotonic() - self._first_at if self.requested else 0.0
 
 
 def main(arguments: list[str]) -> int:
@@ -56,7 +65,13 @@ def _outcome(config_file: Path, rank: int, stop: StopFlag) -> Outcome:
     except Exception as error:  # the one place where an error becomes an outcome
         reporting.log.exception("failed at step=%d", position.step)
         failure = failure_of(error, rank=rank, step=position.step)
-        return Outcome(exit_code=failure.exit_code, failure=failure, checkpoint=position.checkpoint, step=position.step)
+        return Outcome(
+            exit_code=failure.exit_code,
+            failure=failure,
+            checkpoint=position.checkpoint,
+            step=position.step,
+            interventions=position.stability.interventions,
+        )
 
 
 def leave(code: int) -> NoReturn:

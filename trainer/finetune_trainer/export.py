@@ -27,10 +27,11 @@ from finetune_contract import Artifact, DatasetReport, LoraMethod, Precision, Ru
 from finetune_contract.paths import ADAPTER, FULL_MODEL, MERGED_MODEL
 from finetune_trainer.checkpoint import Checkpoint, Disk
 from finetune_trainer.data.batch import MicroBatch
-from finetune_trainer.distributed import World, on_main
+from finetune_trainer.distributed import World
 from finetune_trainer.loss import supervised_logits
 from finetune_trainer.methods import lora
 from finetune_trainer.model import ALL_ROWS, COMPUTE_DTYPE, WeightFiles
+from finetune_trainer.stopping import Stop, on_main_unless_stopped
 from finetune_trainer.strategies import Engine
 
 log = logging.getLogger("finetune")
@@ -89,13 +90,15 @@ class Finished:
         return WeightFiles(self.config.model_dir)
 
 
-def exported(finished: Finished, world: World) -> tuple[Artifact, ...]:
+def exported(finished: Finished, world: World, stop: Stop) -> tuple[Artifact, ...]:
     """Write and check all artifacts of a run; the same answer on every rank. May be repeated.
 
-    Raises: AgreedError on every rank when one cannot be written or is not what was trained.
+    Raises: AgreedError on every rank when one cannot be written or is not what was trained; StopAgreedError.
     """
     return tuple(
-        Artifact.model_validate_json(on_main(world, lambda make=make: make(finished).model_dump_json()))  # type: ignore[misc]
+        Artifact.model_validate_json(
+            on_main_unless_stopped(world, stop, lambda make=make: make(finished).model_dump_json())  # type: ignore[misc]
+        )
         for make in _makers(finished.config)
     )
 
@@ -267,7 +270,7 @@ def model_card(finished: Finished, kind: ArtifactKind) -> str:
     if kind == "Adapter":
         front["library_name"] = "peft"
     settings = json.dumps(state.settings, indent=2, sort_keys=True)
-    validation = "" if state.validation_loss is None else f", on held-out rows {state.validation_loss:.4f}"
+    validation = "" if state.evaluation.loss is None else f", on held-out rows {state.evaluation.loss:.4f}"
     return f"""---
 {yaml_lines(front)}
 ---

@@ -2,7 +2,7 @@
 
 import errno
 import re
-from typing import Final
+from typing import ClassVar, Final
 
 import torch
 import torch.distributed as dist
@@ -27,7 +27,19 @@ class UserError(ValueError):
 
 
 class NotANumberError(ArithmeticError):
-    """Loss or gradient norm of a step is not finite; every rank raises it before the update."""
+    """Loss or gradient norm is not finite, and what could be done about it has been; every rank raises it."""
+
+    reason: ClassVar[str] = "NotANumber"
+
+    def __init__(self, message: str, details: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.failure = _failure(ExitCode.NOT_A_NUMBER, self.reason, message, details=details)
+
+
+class DivergedError(NotANumberError):
+    """The loss has risen for good, and what could be done about it has been; every rank raises it."""
+
+    reason = "Diverged"
 
 
 class AgreedError(RuntimeError):
@@ -52,8 +64,6 @@ def failure_of(error: BaseException, *, rank: int | None = None, step: int | Non
     if isinstance(own, Failure):
         where = {"rank": rank if own.rank is None else own.rank, "step": step}
         return own.model_copy(update=where)
-    if isinstance(error, NotANumberError):
-        return _failure(ExitCode.NOT_A_NUMBER, "NotANumber", str(error), rank, step)
     if isinstance(error, torch.OutOfMemoryError):
         return _out_of_memory(error, rank, step)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

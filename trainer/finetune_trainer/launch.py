@@ -26,6 +26,8 @@ from finetune_trainer.__main__ import OUTCOMES_DIR_ENV, StopFlag
 RENDEZVOUS_SECONDS = 900
 """How long the nodes of an attempt wait for one another: images are pulled meanwhile."""
 POLL_SECONDS = 0.1
+LAST_SECONDS = 1.5
+"""So long before the end of the grace the launcher waits no longer; the ranks leave earlier (stopping.exit_seconds)."""
 UNANSWERED_SECONDS = 3
 """A stop request ends the launcher itself when no rank has appeared for so long."""
 
@@ -138,15 +140,15 @@ def _ranks_outcome(config: RunConfig, config_file: str, place: Place, folder: Pa
     agent = _Agent(config, config_file, place, folder)
     agent.start()
     told: set[int] = set()
-    asked_at: float | None = None
     while agent.is_alive():
         agent.join(POLL_SECONDS)
         if stop.requested:
-            asked_at = asked_at or time.monotonic()
-            _pass_on(_process_ids(folder) - told)
+            _signal(_process_ids(folder) - told, signal.SIGTERM)
             told |= _process_ids(folder)
-            if not told and time.monotonic() - asked_at > UNANSWERED_SECONDS:
+            if not told and stop.seconds > UNANSWERED_SECONDS:
                 return Outcome(exit_code=ExitCode.PREEMPTED)  # still waiting for the other nodes: nothing to save
+            if stop.seconds > config.grace_seconds - LAST_SECONDS:
+                return _out_of_time(config, told)
     outcomes = [Outcome.model_validate_json(file.read_text(encoding="utf-8")) for file in _by_time(folder)]
     return root_cause(outcomes, _ends(agent.error), agent.error)
 
@@ -156,10 +158,17 @@ def _process_ids(folder: Path) -> set[int]:
     return {int(text) for text in texts if text}
 
 
-def _pass_on(process_ids: set[int]) -> None:
+def _out_of_time(config: RunConfig, process_ids: set[int]) -> Outcome:
+    """The ranks answer too late: better to say so than to be killed without a word."""
+    print(f"the ranks did not end in the {config.grace_seconds} seconds of grace and are killed", file=sys.stderr)
+    _signal(process_ids, signal.SIGKILL)
+    return Outcome(exit_code=ExitCode.PREEMPTED)
+
+
+def _signal(process_ids: set[int], number: signal.Signals) -> None:
     for process_id in process_ids:
         try:
-            os.kill(process_id, signal.SIGTERM)
+            os.kill(process_id, number)
         except ProcessLookupError:
             continue  # it has just ended by itself
 
@@ -188,15 +197,15 @@ def root_cause(outcomes: list[Outcome], ends: Mapping[int, int], error: Exceptio
         return own[0]
     if killed:
         return _rank_killed(*killed[0], failed)
-    if failed:
-        return failed[0]
+    if failed:  # the connection to a rank broke: to one that was told to stop, or to one of another node
+        return next((each for each in outcomes if each.exit_code is ExitCode.PREEMPTED), failed[0])
     if error is not None and not ends:
         return _rendezvous_failed(f"{type(error).__name__}: {error}")
     silent = {rank: code for rank, code in ends.items() if code not in {int(each.exit_code) for each in outcomes}}
     if silent:
         message = f"rank {next(iter(silent))} ended with exit code {next(iter(silent.values()))} and no word"
         return _failed(Failure(exit_code=ExitCode.UNEXPECTED, reason="NoOutcome", message=message))
-    return min(outcomes, key=lambda each: each.exit_code is not ExitCode.PREEMPTED)
+    return outcomes[0]
 
 
 def _rank_killed(rank: int, number: int, failed: list[Outcome]) -> Outcome:

@@ -21,6 +21,15 @@ def summed_loss(model: nn.Module, micro: MicroBatch, device: torch.device) -> Te
     return cross_entropy(logits_SV.float(), micro.targets_S, reduction="sum")
 
 
+def poisoned(loss: Tensor) -> Tensor:
+    """`loss`, such that one that is not finite has gradients that are not either.
+
+    The cross-entropy of a target with probability zero is infinite and its gradient is not. Poisoned, the global
+    gradient norm alone tells every rank that the step is no good, whichever rank it began on.
+    """
+    return loss * torch.where(loss.detach().isfinite(), 1.0, torch.nan)
+
+
 def supervised_logits(model: nn.Module, micro: MicroBatch, device: torch.device) -> Tensor:
     """Logits at the supervised positions alone, [S, V]: the rest of T never reaches the output head."""
     output = model(

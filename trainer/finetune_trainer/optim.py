@@ -1,6 +1,5 @@
-"""AdamW, its learning rate as a pure function of the step, and the update that DDP and FSDP share."""
+"""AdamW, the loss scale of fp16, and the update that DDP and FSDP share."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -9,25 +8,8 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
-from finetune_contract import ConstantSchedule, LinearSchedule, OptimizerConfig, Precision, Schedule
-from finetune_trainer.failures import NotANumberError
+from finetune_contract import OptimizerConfig, Precision
 from finetune_trainer.model import trained_parameters
-
-
-def learning_rate(step: int, *, total_steps: int, schedule: Schedule, peak: float) -> float:
-    """Rate of update `step`, counted from 1.
-
-    Rises over the first `warmup` updates, is `peak` at the next one, and falls so that it would reach its final value
-    one update after the last: no update is spent on a rate of zero.
-    """
-    warmup = int(schedule.warmup_ratio * total_steps)
-    if step <= warmup:
-        return peak * step / (warmup + 1)
-    if isinstance(schedule, ConstantSchedule):
-        return peak
-    done = (step - 1 - warmup) / (total_steps - warmup)
-    shape = 1 - done if isinstance(schedule, LinearSchedule) else (1 + math.cos(math.pi * done)) / 2
-    return peak * (schedule.final_ratio + (1 - schedule.final_ratio) * shape)
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -90,78 +72,96 @@ def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["rate_factor"]
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class SavedScale:
+    """A loss scale at rest."""
+
+    scale: float
+    quiet_updates: int
+
+
 class LossScale:
     """Keeps fp16 gradients off zero: halved when they overflow, doubled after a long quiet time.
 
+    It lives on the device and moves there, so nobody waits to hear whether a step overflowed.
     Source: Micikevicius et al. 2017, arXiv 1710.03740; the numbers are those of torch.amp.GradScaler.
     """
 
-    scale: float
-    quiet_updates: int = 0
-    skips_in_a_row: int = 0
-    enabled: bool = True
-
+    FIRST = 2.0**16
+    LOWEST = 2.0**-4
+    """Gradients that overflow at this scale would do so at any: the scale is not the reason."""
     GROWTH_INTERVAL = 2000
-    MAX_SKIPS_IN_A_ROW = 20
-    """From 2**16 down to 2**-4: if that overflows, it is not the scale."""
+
+    def __init__(self, saved: SavedScale, device: torch.device, *, enabled: bool) -> None:
+        self.enabled = enabled
+        """False for all precisions but fp16: the scale is 1 for good."""
+        self.scale = torch.tensor(saved.scale, dtype=torch.float32, device=device)
+        self.quiet_updates = torch.tensor(saved.quiet_updates, dtype=torch.int64, device=device)
 
     @classmethod
-    def of(cls, precision: Precision) -> "LossScale":
-        """Enabled for fp16; 1 for all others, for good."""
-        return cls(scale=2.0**16) if precision is Precision.FP16 else cls(scale=1.0, enabled=False)
+    def of(cls, precision: Precision, device: torch.device) -> "LossScale":
+        """As a run in this precision begins."""
+        return cls(first_scale(precision), device, enabled=precision is Precision.FP16)
 
-    def overflowed(self, step_is: str) -> None:
-        """Note a skipped update.
+    def updated(self, applied: Tensor) -> None:
+        """Note whether an update was applied, a bool on any device."""
+        if not self.enabled:
+            return
+        applied = applied.to(self.scale.device)
+        self.quiet_updates.copy_(torch.where(applied, self.quiet_updates + 1, 0))
+        grows = applied & (self.quiet_updates % self.GROWTH_INTERVAL == 0)
+        kept = torch.where(grows, self.scale * 2, self.scale)
+        self.scale.copy_(torch.where(applied, kept, (self.scale / 2).clamp(min=self.LOWEST)))
 
-        Raises: NotANumberError when scaling cannot be the reason.
-        """
-        self.skips_in_a_row += 1
-        if not self.enabled or self.skips_in_a_row > self.MAX_SKIPS_IN_A_ROW:
-            raise NotANumberError(f"{step_is}, at loss scale {self.scale:g}")
-        self.scale /= 2
-        self.quiet_updates = 0
+    def take(self, saved: SavedScale) -> None:
+        """Go on from a saved state."""
+        self.scale.fill_(saved.scale)
+        self.quiet_updates.fill_(saved.quiet_updates)
 
-    def updated(self) -> None:
-        """Note a good update."""
-        self.skips_in_a_row = 0
-        self.quiet_updates += 1
-        if self.enabled and self.quiet_updates % self.GROWTH_INTERVAL == 0:
-            self.scale *= 2
+    def at_rest(self) -> SavedScale:
+        """What a checkpoint keeps of it; waits for the device."""
+        return SavedScale(float(self.scale), int(self.quiet_updates))
+
+
+def first_scale(precision: Precision) -> SavedScale:
+    """The loss scale that a run in this precision begins with."""
+    return SavedScale(LossScale.FIRST if precision is Precision.FP16 else 1.0, 0)
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What became of one step's gradients."""
+    """What became of one step's gradients, as scalars on some device; the same on every rank."""
 
-    grad_norm: float
-    """Before clipping."""
-    applied: bool
-    """False when fp16 gradients overflowed and the step was skipped."""
+    grad_norm: Tensor
+    """Of all ranks, before clipping and without the loss scale."""
+    applied: Tensor
+    """False when the norm is not finite: then no weight and no moment has changed."""
+    loss_scale: Tensor
+    """That the gradients were made with."""
 
 
-def apply_update(optimizer: torch.optim.Optimizer, scale: LossScale, *, rate: float, max_norm: float | None) -> Update:
-    """Clip and apply the gradients, or skip an fp16 overflow; gradients are gone afterwards.
+def apply_update(optimizer: torch.optim.AdamW, scale: LossScale, *, rate: float, max_norm: float | None) -> Update:
+    """Clip and apply the gradients, or change nothing when their norm is not finite; they are gone afterwards.
 
-    Raises: NotANumberError, on every rank alike, before a weight has changed.
+    The device decides, by the `found_inf` that torch.amp.GradScaler hands to fused optimizers: nobody waits for it.
     """
     trained = [each for group in optimizer.param_groups for each in group["params"]]
     gradients = [each.grad for each in trained if each.grad is not None]
-    norm = _whole(get_total_norm(gradients, foreach=None)).float() / scale.scale
-    grad_norm = float(norm)
-    if not math.isfinite(grad_norm):
-        optimizer.zero_grad(set_to_none=True)
-        scale.overflowed(f"gradient norm is {grad_norm}")
-        return Update(grad_norm, applied=False)
+    used = scale.scale.clone()
+    norm = _whole(get_total_norm(gradients, foreach=None)).float()
+    divisor = used.to(norm.device)
+    norm = norm / divisor
+    applied = norm.isfinite()
     if scale.enabled:
-        torch._foreach_mul_(gradients, 1 / scale.scale)
+        torch._foreach_mul_(gradients, 1 / divisor)
     if max_norm is not None:
         clip_grads_with_norm_(trained, max_norm, norm)
     set_learning_rate(optimizer, rate)
+    optimizer.found_inf = (~applied).float()  # type: ignore[attr-defined]
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
-    scale.updated()
-    return Update(grad_norm, applied=True)
+    scale.updated(applied)
+    return Update(grad_norm=norm, applied=applied, loss_scale=used)
 
 
 def _whole(norm: Tensor) -> Tensor:

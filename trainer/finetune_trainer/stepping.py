@@ -1,4 +1,8 @@
-"""One optimizer step over all ranks: forward and backward over the micro-batches, the update, the report."""
+"""One optimizer step over all ranks: forward and backward over the micro-batches, the update, and what became of it.
+
+The device works through a queue. A step is queued without asking for any of its numbers, and heard of when the next one
+has been queued; whether it may change a weight is decided on the device.
+"""
 
 import hashlib
 import logging
@@ -6,42 +10,39 @@ import math
 import time
 
 import torch
+from torch import Tensor
 
 from finetune_trainer import methods
 from finetune_trainer.data.batch import Step
-from finetune_trainer.distributed import sums
-from finetune_trainer.failures import NotANumberError
-from finetune_trainer.loss import summed_loss
-from finetune_trainer.optim import Update, learning_rate
-from finetune_trainer.running import Run, stop_if_agreed
+from finetune_trainer.distributed import summed_on_device
+from finetune_trainer.loss import poisoned, summed_loss
+from finetune_trainer.optim import LossScale
+from finetune_trainer.rates import learning_rate, warmup_steps
+from finetune_trainer.readback import Readback
+from finetune_trainer.running import InFlight, Run, stop_if_agreed
+from finetune_trainer.stability import StepResult, observed, tempered_norm, tempered_rate
 
 log = logging.getLogger("finetune")
 
 
-def train_step(run: Run, step: Step, *, is_first: bool) -> None:
-    """One optimizer step over all ranks; on a stop or an error no weight has changed.
+def queue_step(run: Run, step: Step) -> InFlight:
+    """Queue a step on the device; when loss or gradient norm is not finite it will change nothing.
 
-    Raises: StopAgreedError, NotANumberError, UserError when something does not learn.
+    Raises: StopAgreedError, and UserError when something does not learn; no weight has changed then.
     """
     loss = accumulate(run, step)
-    if not math.isfinite(loss):
-        raise NotANumberError(f"loss of step {step.number} is {loss}; lower the learning rate or look at the data")
-    if is_first:
-        norms = {name: gradient.float().norm() for name, gradient in run.engine.gradients()}
-        methods.chosen(run.config.method).check_gradients(norms)
-    rate = learning_rate(
-        step.number, total_steps=run.total_steps, schedule=run.config.schedule,
-        peak=run.config.optimizer.peak_learning_rate,
-    )  # fmt: skip
-    update = run.engine.step(rate)
+    if not run.gradients_checked:
+        check_gradients(run)
+    rate = rate_of(run, step.number)
+    max_norm = tempered_norm(run.config.optimizer.max_grad_norm, run.position.stability)
+    update = run.engine.step(rate, max_norm)
     run.meter.update_queued(step)
-    run.position.step, run.position.loss = step.number, loss
-    run.position.tokens += step.global_tokens
-    report(run, step, update, rate, seconds=time.monotonic() - run.meter.began)
+    readback = Readback([loss, update.grad_norm, update.applied, update.loss_scale])
+    return InFlight(step=step, rate=rate, began=run.meter.began, queued=time.monotonic(), readback=readback)
 
 
-def accumulate(run: Run, step: Step) -> float:
-    """Forward and backward over this rank's micro-batches; returns the mean loss over the whole step's tokens."""
+def accumulate(run: Run, step: Step) -> Tensor:
+    """Forward and backward over this rank's micro-batches; the mean loss over the whole step's tokens, on the device."""
     engine, device = run.engine, run.world.device
     total = torch.zeros((), dtype=torch.float64, device=device)
     for index, micro in enumerate(step.micro_batches):
@@ -51,9 +52,9 @@ def accumulate(run: Run, step: Step) -> float:
         engine.begin(last=index == len(step.micro_batches) - 1)
         with engine.precision():
             summed = summed_loss(engine.module, micro.to(str(device)), device)
-        engine.backward(summed / step.global_supervised_tokens)
+        engine.backward(poisoned(summed) / step.global_supervised_tokens)
         total += summed.detach().double()
-    return sums(run.world, [float(total)])[0] / step.global_supervised_tokens
+    return summed_on_device(run.world, total) / step.global_supervised_tokens
 
 
 def dropout_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
@@ -62,14 +63,63 @@ def dropout_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
     return int.from_bytes(digest[:8], "big") >> 1
 
 
-def report(run: Run, step: Step, update: Update, rate: float, *, seconds: float) -> None:
+def check_gradients(run: Run) -> None:
+    """Once in an attempt, at its first step that is a number: everything that should learn gets a gradient."""
+    norms = {name: gradient.float().norm() for name, gradient in run.engine.gradients()}
+    if bool(torch.stack(list(norms.values())).isfinite().all()):
+        methods.chosen(run.config.method).check_gradients(norms)
+        run.gradients_checked = True
+
+
+def rate_of(run: Run, step: int) -> float:
+    """The learning rate of a step: the schedule's, times what a growing batch and interventions leave of it."""
+    config, batch = run.config, run.config.batch
+    rate = learning_rate(
+        step, total_steps=run.total_steps, schedule=config.schedule, peak=config.optimizer.peak_learning_rate
+    )
+    if batch.ramp is not None and batch.ramp.scale_rate:
+        rate *= math.sqrt(run.steps[step].global_sequences / batch.global_sequences)
+    warmup = warmup_steps(config.schedule, run.total_steps)
+    return tempered_rate(rate, run.position.stability, step, warmup_steps=warmup)
+
+
+def settle(run: Run) -> None:
+    """Hear of the step in flight, if there is one: position, stability, report."""
+    if run.in_flight is None:
+        return
+    flight, run.in_flight = run.in_flight, None
+    loss, grad_norm, applied, scale = flight.readback.values()
+    result = StepResult(loss=loss, applied=bool(applied), is_overflow=_is_overflow(run, loss, bool(applied), scale))
+    position, step = run.position, flight.step
+    position.step = step.number
+    position.updates += result.applied
+    position.tokens += step.global_tokens
+    if math.isfinite(loss):
+        position.loss = loss
+    position.stability = observed(position.stability, run.config.stability, result)
+    report(run, flight, result, grad_norm)
+    if not result.applied:
+        log.warning("step=%d skipped: loss=%g grad_norm=%g loss_scale=%g", step.number, loss, grad_norm, scale)
+
+
+def _is_overflow(run: Run, loss: float, applied: bool, scale: float) -> bool:
+    return not applied and run.engine.loss_scale.enabled and math.isfinite(loss) and scale > LossScale.LOWEST
+
+
+def report(run: Run, flight: InFlight, result: StepResult, grad_norm: float) -> None:
     """Tell the world of a finished step."""
-    figures = run.meter.step_done(step, run.position.loss, seconds)
+    step = flight.step
+    figures = run.meter.step_done(step, result.loss, _seconds(run, flight))
     run.reporter.step_done(
-        tokens=step.global_tokens, applied=update.applied, figures=figures, step=step.number, epoch=step.epoch,
-        loss=run.position.loss, learning_rate=rate, grad_norm=update.grad_norm if update.applied else None,
+        tokens=step.global_tokens, applied=result.applied, figures=figures, step=step.number, epoch=step.epoch,
+        loss=result.loss, learning_rate=flight.rate, grad_norm=grad_norm,
         eta_seconds=figures.step_seconds * (run.total_steps - step.number),
+        skipped_steps=run.position.stability.skipped_steps,
     )  # fmt: skip
-    if not update.applied:
-        log.warning("step=%d skipped: fp16 gradients overflowed, loss scale now %g", step.number,
-                    run.engine.loss_scale.scale)  # fmt: skip
+
+
+def _seconds(run: Run, flight: InFlight) -> float:
+    """How long the step took: from its beginning, or from the end of the one before where the queue was full."""
+    done = flight.queued if run.world.device.type == "cpu" else time.monotonic()
+    before, run.heard_at = run.heard_at, done
+    return done - max(before, flight.began)

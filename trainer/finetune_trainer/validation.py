@@ -8,6 +8,7 @@ from finetune_contract import Stage
 from finetune_trainer.data.batch import MicroBatch
 from finetune_trainer.data.loader import validation_micro_batches
 from finetune_trainer.distributed import sums
+from finetune_trainer.evaluation import looked
 from finetune_trainer.loss import summed_loss
 from finetune_trainer.running import Run, stop_if_agreed
 
@@ -17,24 +18,27 @@ def validate(run: Run) -> None:
     micro_batches = validation_micro_batches(
         run.cache, micro_sequences=run.config.batch.micro_sequences, rank=run.world.rank, world_size=run.world.size
     )
-    if micro_batches:
-        run.reporter.enter(Stage.EVALUATING)
-        run.engine.model.train(False)
-        loss = validation_loss(run, micro_batches)
-        run.engine.model.train()
-        run.position.validation_loss = loss
-        run.reporter.validated(loss, best=None)
-    run.position.validated_step = run.position.step
+    position = run.position
+    if not micro_batches:
+        position.evaluation = position.evaluation.model_copy(update={"step": position.step})
+        return
+    run.reporter.enter(Stage.EVALUATING)
+    run.engine.model.train(False)
+    loss = validation_loss(run, micro_batches)
+    run.engine.model.train()
+    position.evaluation = looked(position.evaluation, run.config.evaluation, step=position.step, loss=loss)
+    run.reporter.validated(loss, best=position.evaluation.best_loss)
 
 
 @torch.no_grad()
 def validation_loss(run: Run, micro_batches: Sequence[MicroBatch]) -> float:
     """All ranks have the same number of micro-batches, so that their collectives match."""
-    total, tokens = 0.0, 0
+    total = torch.zeros((), dtype=torch.float64, device=run.world.device)
+    tokens = 0
     for micro in micro_batches:
         stop_if_agreed(run)
         with run.engine.precision():
-            total += float(summed_loss(run.engine.module, micro.to(str(run.world.device)), run.world.device))
+            total += summed_loss(run.engine.module, micro.to(str(run.world.device)), run.world.device).double()
         tokens += len(micro.targets_S)
-    total, all_tokens = sums(run.world, [total, tokens])
-    return total / all_tokens
+    loss, all_tokens = sums(run.world, [float(total), tokens])
+    return loss / all_tokens

@@ -14,6 +14,7 @@ from finetune_contract import (
     Precision,
 )
 from finetune_operator.planning.batch import cut_batch, micro_batches, total_steps
+from finetune_operator.planning.checkpoints import is_asynchronous
 from finetune_operator.planning.memory import MemoryLine, Workload
 from finetune_operator.planning.memory_constants import SUPERVISED_SPREAD
 from finetune_operator.planning.models import known_model
@@ -63,6 +64,8 @@ class Plan:
     """None: the dataset is not known yet."""
     is_final: bool
     """Whether the dataset's real lengths went in."""
+    asynchronous_checkpoints: bool
+    """Whether training goes on while a checkpoint is written."""
 
 
 def make_plan(
@@ -97,6 +100,9 @@ def make_plan(
             gpu_memory_bytes=gpu_bytes,
             total_steps=steps,
             is_final=False,
+            asynchronous_checkpoints=is_asynchronous(
+                run, trained_method(run), None, world_size=topology.world_size, host_bytes=0
+            ),
         )
     choice = _chosen(run, _demand(run, facts, dataset, topology, allowed), gpu_bytes)
     return Plan(
@@ -108,6 +114,9 @@ def make_plan(
         gpu_memory_bytes=gpu_bytes,
         total_steps=steps,
         is_final=dataset is not None,
+        asynchronous_checkpoints=is_asynchronous(
+            run, trained_method(run), facts, world_size=topology.world_size, host_bytes=choice.host_bytes
+        ),
     )
 
 

@@ -154,6 +154,9 @@ class Checkpoint(ResourceModel):
     """Optimizer steps between two saves."""
     keep: int = Field(default=3, ge=1, le=100)
     """The newest so many complete ones stay."""
+    asynchronous: bool | None = None
+    """Train on while a checkpoint is written, which takes host memory for a snapshot; default: where that fits into
+    resources.memoryPerGpu."""
 
 
 class Output(ResourceModel):

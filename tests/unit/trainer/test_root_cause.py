@@ -50,6 +50,10 @@ def test_a_rank_that_ends_without_a_word_is_a_bug() -> None:
     assert found.exit_code is ExitCode.UNEXPECTED
 
 
+def test_a_rank_that_was_told_to_stop_explains_a_broken_connection_to_it() -> None:
+    assert root_cause([PEER_LOST, PREEMPTED], {0: 67, 1: 75}, RuntimeError()) == PREEMPTED
+
+
 def test_all_preempted_is_preempted() -> None:
     assert root_cause([PREEMPTED, PREEMPTED], {0: 75, 1: 75}, RuntimeError()) == PREEMPTED
 

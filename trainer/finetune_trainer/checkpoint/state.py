@@ -3,14 +3,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import torch
 import transformers
 
 from finetune_contract import ContractModel, RunConfig
-
-STATE_FILE: Final = "trainer_state.json"
+from finetune_trainer.evaluation import EvaluationState
+from finetune_trainer.stability import StabilityState
 
 
 class TrainerState(ContractModel):
@@ -18,15 +18,15 @@ class TrainerState(ContractModel):
 
     step: int
     updates: int
-    """Steps whose update was applied: fewer than `step` where fp16 gradients overflowed."""
+    """Updates that the weights have seen: fewer than `step` where some were skipped or taken back."""
     loss_scale: float
     quiet_updates: int
     tokens: int
     """Real tokens trained on since the run began."""
-    loss: float
-    """Of the last step."""
-    validation_loss: float | None
-    validated_step: int
+    loss: float | None
+    """Of the last step whose loss was finite."""
+    stability: StabilityState
+    evaluation: EvaluationState
     settings: dict[str, Any]
     """See `settings_of`."""
     fingerprint: str
@@ -38,10 +38,12 @@ def settings_of(config: RunConfig, *, model_digest: str, tokens_digest: str) -> 
     """What decides the course of a run. A state may only be taken up under the same settings; how the batch is cut,
     the strategy, memory savings and everything about saving and reporting may differ."""
     relevant = config.model_dump(
-        mode="json", include={"method", "epochs", "max_steps", "optimizer", "schedule", "precision", "seed"}
+        mode="json",
+        include={"method", "epochs", "max_steps", "optimizer", "schedule", "stability", "precision", "seed"},
     )
     return relevant | {
         "global_sequences": config.batch.global_sequences,
+        "ramp": config.batch.model_dump(mode="json")["ramp"],
         "model": model_digest,
         "tokens": tokens_digest,
     }

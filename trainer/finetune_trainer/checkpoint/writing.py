@@ -1,116 +1,151 @@
-"""Writing a checkpoint: in a hidden folder, file by file, complete before it gets its name."""
+"""One rank's share of a checkpoint: put in by the training, written by a thread.
+
+The tensors of all parameters are dealt out so that every rank writes about as much. Between the two sides lies a
+buffer: where it may hold the whole share, training goes on as soon as the last tensor is copied; where it may not,
+training waits for the disk.
+"""
 
 import hashlib
-import json
-import shutil
-import time
+import threading
+from collections import deque
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-import safetensors.torch
+import torch
 from torch import Tensor
 
-from finetune_contract import CheckpointReport
-from finetune_contract.paths import CHECKPOINTS, checkpoint_name
 from finetune_trainer.checkpoint.disk import Disk
-from finetune_trainer.checkpoint.reading import COMPLETE_FILE
-from finetune_trainer.checkpoint.retention import prune
-from finetune_trainer.checkpoint.state import STATE_FILE, TrainerState
-from finetune_trainer.distributed import World, on_main
+from finetune_trainer.checkpoint.layout import FileEntry
+from finetune_trainer.checkpoint.volume import volume_errors
+from finetune_trainer.stopping import NEVER, Deadline
 from finetune_trainer.strategies import Trained
 
-FILE_BYTES: Final = 2**30
-"""A file of tensors is closed when it reaches this size; saving holds twice as much in memory."""
+FILE_BYTES: Final = 2**29
+"""A file of tensors is closed when it reaches this size."""
+BUFFER_BYTES: Final = 2 * FILE_BYTES
+"""What waits to be written where the whole share may not: one file is filled while another one is written."""
+KINDS: Final = ("weight", "exp_avg", "exp_avg_sq")
+_LOOK_SECONDS: Final = 0.2
 
 
-def save(
-    run_folder: Path,
-    state: TrainerState,
-    trained: Iterator[Trained],
-    world: World,
-    *,
-    keep: int,
-    disk: Disk | None = None,
-    file_bytes: int = FILE_BYTES,
-) -> CheckpointReport:
-    """Save `state`; called by all ranks, returns when it is complete. Older ones beyond `keep` are gone then.
-
-    Raises: AgreedError on every rank when rank 0 cannot write.
-    """
-    began = time.monotonic()
-    folder = run_folder / CHECKPOINTS
-    writer = _Writer(folder / checkpoint_name(state.step), disk or Disk(), file_bytes) if world.is_main else None
-    for each in trained:  # gathering is collective, so every rank goes on even when rank 0 can no longer write
-        if writer is not None:
-            writer.add(each)
-
-    def finish() -> str:
-        assert writer is not None
-        size = writer.finish(state)
-        prune(folder, keep, disk or Disk())
-        return CheckpointReport(
-            step=state.step, path=str(writer.target), bytes=size, seconds=round(time.monotonic() - began, 3)
-        ).model_dump_json()
-
-    return CheckpointReport.model_validate_json(on_main(world, finish))
+class AbandonedError(BaseException):
+    """The share will never be whole, and nobody waits for it: no failure to be told."""
 
 
-class _Writer:
-    """Writes one checkpoint, file by file; a first error is kept for `finish`."""
+class Share:
+    """What one rank writes of a checkpoint."""
 
-    def __init__(self, target: Path, disk: Disk, file_bytes: int) -> None:
-        self.target = target
+    def __init__(
+        self, folder: Path, rank: int, disk: Disk, *, file_bytes: int = FILE_BYTES, buffer_bytes: int | None = None
+    ) -> None:
+        self._folder, self._rank, self._disk = folder, rank, disk
         self._file_bytes = file_bytes
-        self._disk = disk
-        self._growing = target.with_name(f".growing-{target.name}")
-        self._pending: dict[str, Tensor] = {}
-        self._files: dict[str, dict[str, Any]] = {}
-        self._error: Exception | None = None
+        self._buffer_bytes = None if buffer_bytes is None else max(buffer_bytes, file_bytes)
+        self._waiting: deque[tuple[str, Tensor]] = deque()
+        self._held_bytes = 0
+        self._is_closed = self._is_useless = False
+        self.is_abandoned = False
+        self._changed = threading.Condition()
 
-    def add(self, each: Trained) -> None:
-        """Take a parameter; writes a file when enough has come together."""
-        self._pending |= {
-            f"weight.{each.name}": each.weight.contiguous(),
-            f"exp_avg.{each.name}": each.exp_avg.contiguous(),
-            f"exp_avg_sq.{each.name}": each.exp_avg_sq.contiguous(),
-        }
-        if sum(tensor.nbytes for tensor in self._pending.values()) >= self._file_bytes:
-            self._guarded_flush()
+    def put(self, name: str, tensor: Tensor, deadline: Deadline = NEVER) -> None:
+        """Copy `tensor` and hand it over; waits for room. Once writing has failed there is nothing to do.
 
-    def finish(self, state: TrainerState) -> int:
-        """Write the rest, mark the folder complete and give it its name; returns its size in bytes."""
-        self._guarded_flush()
-        if self._error is not None:
-            raise self._error
-        self._write(STATE_FILE, state.model_dump_json(indent=1).encode())
-        self._write(COMPLETE_FILE, json.dumps({"files": dict(self._files)}, indent=1).encode())
-        if self.target.exists():  # incomplete or damaged, else there would have been nothing to save
-            self._disk.remove(self.target)
-        self._disk.rename(self._growing, self.target)
-        return sum(entry["bytes"] for entry in self._files.values())
+        Past the deadline the share is abandoned.
+        """
+        with self._changed:
+            while self._is_full() and not self._is_useless:
+                self._changed.wait(_LOOK_SECONDS)
+                if deadline.is_over:
+                    self.abandon()
+            if self._is_useless:
+                return
+        copied = tensor.detach().to("cpu", copy=True).contiguous()
+        with self._changed:
+            self._waiting.append((name, copied))
+            self._held_bytes += copied.nbytes
+            self._changed.notify_all()
 
-    def _guarded_flush(self) -> None:
-        if self._error is None and self._pending:
-            try:
-                self._flush()
-            except Exception as error:  # raised by `finish`, when the other ranks can hear of it
-                self._error = error
-        self._pending = {}
+    def close(self) -> None:
+        """Nothing more will be put in."""
+        with self._changed:
+            self._is_closed = True
+            self._changed.notify_all()
 
-    def _flush(self) -> None:
-        if not self._files:
-            if self._growing.exists():
-                self._disk.remove(self._growing)
-            self._disk.make_folder(self._growing)
-        number = len(self._files) + 1
-        self._write(f"trained-{number:05d}.safetensors", safetensors.torch.save(self._pending))
+    def abandon(self) -> None:
+        """Nothing more will be put in although it is not whole."""
+        with self._changed:
+            self.is_abandoned = self._is_useless = True
+            self._waiting.clear()
+            self._changed.notify_all()
 
-    def _write(self, name: str, data: bytes) -> None:
+    def written(self) -> dict[str, FileEntry]:
+        """Write everything that is put in until the share is closed; returns the files. Called by another thread.
+
+        Raises: AbandonedError, VolumeError.
+        """
+        files: dict[str, FileEntry] = {}
         try:
-            self._disk.write(self._growing / name, data)
-        except OSError as error:
-            free = shutil.disk_usage(self._growing).free
-            error.strerror = f"{error.strerror}: {len(data):,} bytes to write, {free:,} free on {self._growing.parent}"
+            for tensors in self._files_full():
+                path = self._folder / f"trained-{self._rank:04d}-{len(files) + 1:04d}.safetensors"
+                with volume_errors(self._folder.parent):
+                    self._disk.write_tensors(path, tensors)
+                    files[path.name] = entry_of(path)
+                self._released(sum(tensor.nbytes for tensor in tensors.values()))
+        except BaseException:
+            with self._changed:
+                self._is_useless = True
+                self._waiting.clear()
+                self._changed.notify_all()
             raise
-        self._files[name] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        return files
+
+    def _files_full(self) -> Iterator[dict[str, Tensor]]:
+        tensors: dict[str, Tensor] = {}
+        for name, tensor in iter(self._taken, None):
+            tensors[name] = tensor
+            if sum(each.nbytes for each in tensors.values()) >= self._file_bytes:
+                yield tensors
+                tensors = {}
+        if tensors:
+            yield tensors
+
+    def _taken(self) -> tuple[str, Tensor] | None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._is_closed or self.is_abandoned)
+            if self.is_abandoned:
+                raise AbandonedError
+            return self._waiting.popleft() if self._waiting else None
+
+    def _released(self, size_bytes: int) -> None:
+        with self._changed:
+            self._held_bytes -= size_bytes
+            self._changed.notify_all()
+
+    def _is_full(self) -> bool:
+        return self._buffer_bytes is not None and self._held_bytes >= self._buffer_bytes
+
+
+def entry_of(path: Path) -> FileEntry:
+    """A file as it is on the disk now."""
+    with open(path, "rb") as file:
+        return FileEntry(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+@torch.no_grad()
+def deal_out(
+    trained: Iterator[Trained], share: Share, *, rank: int, world_size: int, deadline: Deadline = NEVER
+) -> int:
+    """Put this rank's part of the tensors into its share; gathering is collective, so every rank sees all of them.
+
+    Each goes to the rank that has least. Returns the bytes of all.
+    """
+    dealt = [0] * world_size
+    for each in trained:
+        for kind in KINDS:
+            tensor: Tensor = getattr(each, kind)
+            owner = dealt.index(min(dealt))
+            dealt[owner] += tensor.nbytes
+            if owner == rank:
+                share.put(f"{kind}.{each.name}", tensor, deadline)
+    return sum(dealt)

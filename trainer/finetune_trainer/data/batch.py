@@ -48,7 +48,7 @@ class Step:
     epoch: float
     """Passes over the training sequences when this step is done."""
     micro_batches: tuple[MicroBatch, ...]
-    """Exactly `accumulation_steps` of them, on every rank."""
+    """Equally many on every rank: `accumulation_steps`, and fewer while the batch grows."""
     global_supervised_tokens: int
     """Over all ranks and micro-batches: what the loss is divided by."""
     global_tokens: int

@@ -1,32 +1,30 @@
 """From the token cache to the micro-batches of every optimizer step, on every rank, without communication.
 
 An epoch goes through all sequences in an order that the seed and the epoch decide. A step takes the next
-`global_sequences` of that order, whatever the number of ranks, so resuming needs the step number alone and a change of
+sequences of that order, as many as the batch has then, whatever the number of ranks, so resuming needs the step number alone and a change of
 micro-batch or world size changes no step. An epoch's last step takes what is left: nothing is dropped or repeated, and
 the slots that stay empty become empty micro-batches.
 """
 
-import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune_contract import BatchConfig
+from finetune_contract import BatchConfig, Steps
 from finetune_trainer.data.batch import MicroBatch, Step
 from finetune_trainer.data.cache import Split, TokenCache, open_tokens
 from finetune_trainer.data.order import shuffled
 
-__all__ = ["TokenCache", "open_tokens", "total_steps", "training_steps", "validation_micro_batches"]
+__all__ = ["TokenCache", "open_tokens", "run_steps", "training_steps", "validation_micro_batches"]
 
-_EPOCH_ORDER = 0x45504F43  # keeps this use of the seed apart from others
+EPOCH_ORDER = 0x45504F43  # keeps this use of the seed apart from others
 
 
-def total_steps(cache: TokenCache, *, batch: BatchConfig, epochs: float, max_steps: int | None) -> int:
-    """Optimizer steps of the whole run; a fraction of an epoch is rounded up to a whole step."""
-    steps = math.ceil(round(epochs * cache.steps_per_epoch(batch.global_sequences), 6))
-    return steps if max_steps is None else min(steps, max_steps)
+def run_steps(cache: TokenCache, *, batch: BatchConfig, epochs: float, max_steps: int | None) -> Steps:
+    """Which sequences every step of the run takes."""
+    return Steps(cache.training.num_sequences, batch, epochs=epochs, max_steps=max_steps)
 
 
 def training_steps(
@@ -40,18 +38,17 @@ def training_steps(
     first_step: int = 1,
 ) -> Iterator[Step]:
     """This rank's part of the steps `first_step`..`total_steps`; after a checkpoint of step k, begin with k + 1."""
-    last_step = total_steps(cache, batch=batch, epochs=epochs, max_steps=max_steps)
-    per_epoch = cache.steps_per_epoch(batch.global_sequences)
+    steps = run_steps(cache, batch=batch, epochs=epochs, max_steps=max_steps)
     order, order_epoch = None, -1
-    for number in range(first_step, last_step + 1):
-        epoch, index = divmod(number - 1, per_epoch)
-        if epoch != order_epoch:
-            order, order_epoch = shuffled(cache.training.num_sequences, seed, _EPOCH_ORDER, epoch), epoch
+    for number in range(first_step, steps.total + 1):
+        part = steps[number]
+        if part.epoch != order_epoch:
+            order, order_epoch = shuffled(cache.training.num_sequences, seed, EPOCH_ORDER, part.epoch), part.epoch
         assert order is not None
-        begin = index * batch.global_sequences
-        sequences = order[begin : begin + batch.global_sequences]
-        done = (begin + len(sequences)) / len(order)
-        yield _step(cache.training, sequences, batch, rank=rank, number=number, epoch=epoch + done)
+        sequences = order[part.begin : part.begin + part.global_sequences]
+        done = (part.begin + len(sequences)) / len(order)
+        turns = part.global_sequences // (batch.micro_sequences * batch.world_size)
+        yield _step(cache.training, sequences, batch, turns, rank=rank, number=number, epoch=part.epoch + done)
 
 
 def validation_micro_batches(
@@ -69,18 +66,25 @@ def validation_micro_batches(
 
 
 def _step(
-    split: Split, sequences: NDArray[np.int64], batch: BatchConfig, *, rank: int, number: int, epoch: float
+    split: Split,
+    sequences: NDArray[np.int64],
+    batch: BatchConfig,
+    turns: int,
+    *,
+    rank: int,
+    number: int,
+    epoch: float,
 ) -> Step:
+    """This rank's `turns` micro-batches of a step over `sequences`."""
     tokens = split.token_counts(sequences)
     # Neighbours in size run at the same time on different ranks, so that none waits long for another.
     by_size = sequences[np.argsort(-tokens, kind="stable")].tolist()
-    turns = range(batch.accumulation_steps)
     return Step(
         number=number,
         epoch=epoch,
         micro_batches=tuple(
             _micro_batch(split, _slots(by_size, batch.micro_sequences, turn * batch.world_size + rank))
-            for turn in turns
+            for turn in range(turns)
         ),
         global_supervised_tokens=int(split.supervised_counts[sequences].sum()),
         global_tokens=int(tokens.sum()),

@@ -11,12 +11,12 @@ from transformers import PreTrainedModel
 from finetune_contract import DdpParallelism, FsdpParallelism, RunConfig
 from finetune_trainer.distributed import World
 from finetune_trainer.model import Source
-from finetune_trainer.optim import LossScale, Treatment, Update
+from finetune_trainer.optim import LossScale, SavedScale, Treatment, Update
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trained:
-    """A trained parameter and its optimizer state, whole, fp32, on the CPU."""
+    """A trained parameter and its optimizer state, whole, fp32, wherever they are; they may be the live ones."""
 
     name: str
     weight: Tensor
@@ -32,7 +32,7 @@ class SavedState(Protocol):
         """How often the optimizer has moved."""
 
     @property
-    def loss_scale(self) -> LossScale:
+    def loss_scale(self) -> SavedScale:
         """As it was when it was saved."""
 
     def weight(self, name: str, rows: slice) -> Tensor:
@@ -53,8 +53,6 @@ class Engine(Protocol):
     module: nn.Module
     """What is called in a forward pass."""
     loss_scale: LossScale
-    updates: int
-    """Updates that were applied; fewer than steps where fp16 overflowed."""
 
     def begin(self, *, last: bool) -> None:
         """Get ready for the forward and backward pass of a micro-batch; `last` ones let the ranks add up."""
@@ -68,8 +66,8 @@ class Engine(Protocol):
     def gradients(self) -> Iterator[tuple[str, Tensor]]:
         """Whole gradients of the trained parameters, between the last backward and the step."""
 
-    def step(self, rate: float) -> Update:
-        """Clip and apply the gradients."""
+    def step(self, rate: float, max_norm: float | None) -> Update:
+        """Clip the gradients to `max_norm` and apply them; change nothing when their norm is not finite."""
 
     def trained(self) -> Iterator[Trained]:
         """The trained parameters with their optimizer state, one at a time."""

@@ -43,10 +43,9 @@ def prepare(
         model=model,
         module=module,
         optimizer=adamw(model, treated, config.optimizer),
-        loss_scale=LossScale.of(config.precision),
+        loss_scale=LossScale.of(config.precision, world.device),
         dtype=dtype,
         world=world,
-        max_norm=config.optimizer.max_grad_norm,
     )
 
 
@@ -60,8 +59,6 @@ class DdpEngine:
     loss_scale: LossScale
     dtype: torch.dtype
     world: World
-    max_norm: float | None
-    updates: int = 0
 
     def begin(self, *, last: bool) -> None:
         """Gradients stay local until the step's last micro-batch."""
@@ -85,23 +82,19 @@ class DdpEngine:
             assert parameter.grad is not None, f"{name} took part in no product"
             yield name, parameter.grad
 
-    def step(self, rate: float) -> Update:
+    def step(self, rate: float, max_norm: float | None) -> Update:
         """Every rank does the same update."""
-        update = apply_update(self.optimizer, self.loss_scale, rate=rate, max_norm=self.max_norm)
-        self.updates += update.applied
-        return update
+        return apply_update(self.optimizer, self.loss_scale, rate=rate, max_norm=max_norm)
 
     def trained(self) -> Iterator[Trained]:
         """They are whole on every rank."""
         for name, parameter in trained_parameters(self.model):
             exp_avg, exp_avg_sq = moments(self.optimizer, parameter)
-            yield Trained(
-                name=name, weight=parameter.detach().cpu(), exp_avg=exp_avg.cpu(), exp_avg_sq=exp_avg_sq.cpu()
-            )
+            yield Trained(name=name, weight=parameter.detach(), exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
     def restore(self, saved: SavedState) -> None:
         """Every rank reads everything."""
-        self.updates, self.loss_scale = saved.updates, saved.loss_scale
+        self.loss_scale.take(saved.loss_scale)
         for name, parameter in trained_parameters(self.model):
             parameter.data.copy_(saved.weight(name, ALL_ROWS))
             self.optimizer.state[parameter] = {

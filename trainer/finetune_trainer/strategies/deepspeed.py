@@ -4,7 +4,6 @@ The engine cuts, reduces and clips. Everything that decides the numbers is ours 
 of the loss, the schedule, AdamW, the loss scale, the layout of checkpoints.
 """
 
-import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -72,7 +71,7 @@ def prepare(
     engine = DeepSpeedEngine(
         model=model,
         module=module,
-        loss_scale=LossScale.of(config.precision),
+        loss_scale=LossScale.of(config.precision, torch.device("cpu")),  # the engine wants to be told
         world=world,
         stage=config.parallelism.stage,
     )
@@ -91,7 +90,6 @@ def engine_config(config: RunConfig) -> dict[str, Any]:
         "train_batch_size": batch.global_sequences,
         "train_micro_batch_size_per_gpu": batch.micro_sequences,
         "gradient_accumulation_steps": batch.accumulation_steps,
-        "gradient_clipping": config.optimizer.max_grad_norm or 0.0,
         # a gradient that is not finite skips the update with bf16 as well, and is reported
         "bf16": {"enabled": config.precision is Precision.BF16, "check_grad_overflow": True},
         "fp16": {"enabled": config.precision is Precision.FP16},
@@ -142,7 +140,6 @@ class DeepSpeedEngine:
     loss_scale: LossScale
     world: World
     stage: int
-    updates: int = 0
     _is_last: bool = False
 
     def begin(self, *, last: bool) -> None:
@@ -150,7 +147,7 @@ class DeepSpeedEngine:
         self._is_last = last
         self.module.set_gradient_accumulation_boundary(last)
         if self.loss_scale.enabled:
-            self.module.optimizer.override_loss_scale(self.loss_scale.scale)
+            self.module.optimizer.override_loss_scale(float(self.loss_scale.scale))
 
     def precision(self) -> AbstractContextManager[object]:
         """Nothing: the weights are in the compute dtype."""
@@ -169,28 +166,30 @@ class DeepSpeedEngine:
             assert gradient is not None, f"{name} took part in no product"
             yield name, gradient
 
-    def step(self, rate: float) -> Update:
-        """The engine clips and updates; it leaves everything as it is when the gradient norm is not finite."""
-        set_learning_rate(self.module.optimizer, rate)
+    def step(self, rate: float, max_norm: float | None) -> Update:
+        """The engine clips and updates; it leaves everything as it is when the gradient norm is not finite.
+
+        It asks the device for that norm and waits for the answer: nothing here can spare it.
+        """
+        zero, used = self.module.optimizer, self.loss_scale.scale.clone()
+        set_learning_rate(zero, rate)
+        zero.clip_grad = max_norm or 0.0
         self.module.step()
-        grad_norm = float(self.module.get_global_grad_norm())
-        if self.module.optimizer.overflow:
-            self.loss_scale.overflowed(f"gradient norm is {math.inf}")
-            return Update(math.inf, applied=False)
-        self.loss_scale.updated()
-        self.updates += 1
-        return Update(grad_norm, applied=True)
+        applied = torch.tensor(not zero.overflow)
+        self.loss_scale.updated(applied)
+        # the engine says infinity for NaN as well
+        return Update(torch.tensor(float(self.module.get_global_grad_norm())), applied, used)
 
     def trained(self) -> Iterator[Trained]:
         """Gathered one at a time."""
         for name, parameter in trained_parameters(self.model):
-            exp_avg, exp_avg_sq = (safe_get_full_optimizer_state(parameter, key).cpu() for key in _MOMENTS)
-            weight = safe_get_full_fp32_param(parameter).cpu()
+            exp_avg, exp_avg_sq = (safe_get_full_optimizer_state(parameter, key) for key in _MOMENTS)
+            weight = safe_get_full_fp32_param(parameter)
             yield Trained(name=name, weight=weight, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
     def restore(self, saved: SavedState) -> None:
         """Every rank reads everything and keeps its part."""
-        self.updates, self.loss_scale = saved.updates, saved.loss_scale
+        self.loss_scale.take(saved.loss_scale)
         for state in self._states():
             state["step"].fill_(float(saved.updates))
         self.set_masters(saved.weight)

@@ -39,9 +39,8 @@ def prepare(
         model=model,
         module=model,
         optimizer=adamw(model, treated, config.optimizer),
-        loss_scale=LossScale.of(config.precision),
+        loss_scale=LossScale.of(config.precision, world.device),
         world=world,
-        max_norm=config.optimizer.max_grad_norm,
         reshard_after_forward=config.parallelism.reshard_after_forward,
     )
 
@@ -90,9 +89,7 @@ class FsdpEngine:
     optimizer: torch.optim.AdamW
     loss_scale: LossScale
     world: World
-    max_norm: float | None
     reshard_after_forward: bool
-    updates: int = 0
 
     def begin(self, *, last: bool) -> None:
         """Gradients are reduced with every micro-batch, so that only shards of them accumulate."""
@@ -120,24 +117,22 @@ class FsdpEngine:
             if isinstance(module, FSDPModule):
                 module.reshard()
 
-    def step(self, rate: float) -> Update:
+    def step(self, rate: float, max_norm: float | None) -> Update:
         """Every rank updates its own rows; the gradient norm is that of all of them."""
-        update = apply_update(self.optimizer, self.loss_scale, rate=rate, max_norm=self.max_norm)
-        self.updates += update.applied
-        return update
+        return apply_update(self.optimizer, self.loss_scale, rate=rate, max_norm=max_norm)
 
     def trained(self) -> Iterator[Trained]:
         """Gathered one at a time."""
         self._reshard()
         for name, parameter in trained_parameters(self.model):
-            exp_avg, exp_avg_sq = (_whole(each).cpu() for each in moments(self.optimizer, parameter))
-            weight = _whole(parameter.detach()).cpu()
+            exp_avg, exp_avg_sq = (_whole(each) for each in moments(self.optimizer, parameter))
+            weight = _whole(parameter.detach())
             yield Trained(name=name, weight=weight, exp_avg=exp_avg, exp_avg_sq=exp_avg_sq)
 
     @torch.no_grad()
     def restore(self, saved: SavedState) -> None:
         """Every rank reads its own rows."""
-        self.updates, self.loss_scale = saved.updates, saved.loss_scale
+        self.loss_scale.take(saved.loss_scale)
         for name, parameter in trained_parameters(self.model):
             assert isinstance(parameter, DTensor)
             rows = _own_rows(parameter, self.world)
