@@ -87,7 +87,7 @@ class ObjectStore:
             (found,) = self._files.get_file_info([f"{self._bucket}/{self._key}"])
             if found.type is fs.FileType.File:
                 return [self._key]
-            raise self._missing("there is no such object" + self._below(found.type is fs.FileType.Directory))
+            raise self._missing(f"there is no such object; for everything below it write {self._source.url}/")
         below = fs.FileSelector(f"{self._bucket}/{fixed_part(self._key).rstrip('/')}".rstrip("/"), recursive=True)
         infos = [info for info in self._files.get_file_info(below) if info.type is fs.FileType.File]
         names = [info.path.removeprefix(f"{self._bucket}/") for info in infos]
@@ -95,9 +95,6 @@ class ObjectStore:
         if not chosen:
             raise self._missing(f"none of the {len(names):,} objects there has a name that ends with {endings()}")
         return chosen
-
-    def _below(self, is_folder: bool) -> str:
-        return f"; for everything below it write {self._source.url}/" if is_folder else ""
 
     def _object(self, key: str) -> StoredObject:
         with self._files.open_input_file(f"{self._bucket}/{key}") as stored:

@@ -4,7 +4,7 @@ A digest is remembered together with the file's inode, size, time of change of i
 inode (ctime). Nobody can set the last one, so a file that was written to, even by a program that puts its old times
 back, is read again. A file that changed within the last seconds is not remembered: it may change once more and keep the
 same times. A file system without these times, or a clock that was set back, would be believed; see
-docs/decisions/0020-content-is-known-by-its-digest.md.
+docs/decisions/0007-preparation-in-shards.md.
 """
 
 import hashlib
