@@ -55,7 +55,7 @@ def run(
     the run cannot work as written, and 65 (memory), 66 (not a number), 67 (infrastructure) or 1 when it failed.
 
     Paths in the file are relative to its folder; values of Secrets that it names are read from HF_TOKEN,
-    MODELSCOPE_API_TOKEN and SWANLAB_API_KEY.
+    MODELSCOPE_API_TOKEN, SWANLAB_API_KEY, WANDB_API_KEY and MLFLOW_TRACKING_TOKEN.
     """
     machine = this_machine(os.environ)
     try:
