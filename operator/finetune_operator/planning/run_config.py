@@ -86,7 +86,11 @@ def run_config(
         precision=Precision(spec.training.precision),
         parallelism=plan.parallelism,
         activation_checkpointing=plan.activation_checkpointing,
-        checkpoint=CheckpointConfig(every_steps=spec.checkpoint.every_steps, keep=spec.checkpoint.keep),
+        checkpoint=CheckpointConfig(
+            every_steps=spec.checkpoint.every_steps,
+            keep=spec.checkpoint.keep,
+            asynchronous=plan.asynchronous_checkpoints,
+        ),
         merge_adapter=spec.output.merge_adapter,
         seed=spec.training.seed,
         progress_port=locations.progress_port,
