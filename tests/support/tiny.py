@@ -39,6 +39,29 @@ def odd_model_dir(folder: Path) -> Path:
     return target
 
 
+def tiny_mixture_dir(folder: Path, *, vocab_size: int = 1024) -> Path:
+    """A Qwen3 mixture of experts with Qwen3-30B-A3B's architecture in small, in the layout of the hubs."""
+    import torch
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    target = folder / "tiny-qwen3-moe"
+    target.mkdir(parents=True)
+    make_model_script().save_tokenizer(target)
+    torch.manual_seed(20250428)
+    config = Qwen3MoeConfig(
+        vocab_size=vocab_size, hidden_size=64, intermediate_size=192, moe_intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=32, num_experts=8, num_experts_per_tok=2,
+        norm_topk_prob=True, max_position_embeddings=40960, tie_word_embeddings=False, dtype="float32",
+    )  # fmt: skip
+    model = Qwen3MoeForCausalLM(config)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".mlp." in name:
+                parameter.mul_(5.0)  # so that tokens differ in their experts, and experts in their answers
+    model.save_pretrained(target)
+    return target
+
+
 def make_model_script() -> ModuleType:
     """examples/tiny/make_model.py as a module."""
     spec = importlib.util.spec_from_file_location("make_model", EXAMPLES / "tiny" / "make_model.py")

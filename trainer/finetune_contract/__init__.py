@@ -11,7 +11,15 @@ from finetune_contract.indicators import (
     TrackerReport,
     TrackerState,
 )
-from finetune_contract.methods import FullMethod, LoraMethod, Method
+from finetune_contract.methods import (
+    ALL_LINEAR,
+    AdapterMethod,
+    FullMethod,
+    LoraMethod,
+    Method,
+    QloraMethod,
+    Quantization,
+)
 from finetune_contract.parallelism import (
     DdpParallelism,
     DeepSpeedParallelism,
@@ -25,6 +33,7 @@ from finetune_contract.reports import (
     CheckpointReport,
     DatasetReport,
     ExitCode,
+    ExpertFacts,
     Failure,
     Interventions,
     LengthBin,
@@ -89,12 +98,14 @@ from finetune_contract.tracking import (
 )
 
 __all__ = [
+    "ALL_LINEAR",
     "CONTRACT_VERSION",
     "FORMAT_COLUMNS",
     "MAX_ALARMS",
     "MAX_TRACKERS",
     "PEER_LOST",
     "ActivationCheckpointing",
+    "AdapterMethod",
     "Alarm",
     "AnySource",
     "Artifact",
@@ -118,6 +129,7 @@ __all__ = [
     "DivergenceRemedy",
     "EvaluationConfig",
     "ExitCode",
+    "ExpertFacts",
     "Failure",
     "FormatColumns",
     "FsdpParallelism",
@@ -144,6 +156,8 @@ __all__ = [
     "PrepareConfig",
     "PrepareOutcome",
     "Progress",
+    "QloraMethod",
+    "Quantization",
     "RunConfig",
     "RunIdentity",
     "S3Source",

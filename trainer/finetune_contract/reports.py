@@ -174,17 +174,33 @@ class Outcome(ContractModel):
         return _fitted(self)
 
 
+class ExpertFacts(ContractModel):
+    """The mixture of experts in the layers of a decoder model."""
+
+    count: int
+    """Experts per layer."""
+    per_token: int
+    """How many of them a token goes through."""
+    intermediate_size: int
+    """Inner width of one expert."""
+    dense_layers: tuple[int, ...] = ()
+    """Numbers of the layers that have one large MLP instead."""
+
+
 class ModelFacts(ContractModel):
     """The shape of a decoder model, as its config.json tells it; all that the memory estimate needs."""
 
     hidden_size: int
     intermediate_size: int
+    """Inner width of a dense MLP."""
     num_layers: int
     num_attention_heads: int
     num_key_value_heads: int
     head_dim: int
     vocab_size: int
     tied_embeddings: bool
+    experts: ExpertFacts | None = None
+    """None: all layers are dense."""
 
 
 class LengthBin(ContractModel):

@@ -23,14 +23,15 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from finetune_contract import Artifact, DatasetReport, LoraMethod, Precision, RunConfig
+from finetune_contract import AdapterMethod, Artifact, DatasetReport, Precision, QloraMethod, RunConfig
 from finetune_contract.paths import ADAPTER, FULL_MODEL, MERGED_MODEL
+from finetune_trainer import methods
 from finetune_trainer.checkpoint import Checkpoint, Disk
 from finetune_trainer.data.batch import MicroBatch
 from finetune_trainer.distributed import World
 from finetune_trainer.loss import supervised_logits
 from finetune_trainer.methods import lora
-from finetune_trainer.model import ALL_ROWS, COMPUTE_DTYPE, WeightFiles
+from finetune_trainer.model import ALL_ROWS, COMPUTE_DTYPE, Source, WeightFiles
 from finetune_trainer.stopping import Stop, on_main_unless_stopped
 from finetune_trainer.strategies import Engine
 
@@ -89,6 +90,10 @@ class Finished:
         """The weights that training began with."""
         return WeightFiles(self.config.model_dir)
 
+    def trained(self, name: str) -> Tensor:
+        """A trained parameter, whole."""
+        return self.last.weight(name, ALL_ROWS)
+
 
 def exported(finished: Finished, world: World, stop: Stop) -> tuple[Artifact, ...]:
     """Write and check all artifacts of a run; the same answer on every rank. May be repeated.
@@ -104,7 +109,7 @@ def exported(finished: Finished, world: World, stop: Stop) -> tuple[Artifact, ..
 
 
 def _makers(config: RunConfig) -> list[Callable[[Finished], Artifact]]:
-    if not isinstance(config.method, LoraMethod):
+    if not isinstance(config.method, AdapterMethod):
         return [full_model]
     return [adapter, merged_model] if config.merge_adapter else [adapter]
 
@@ -112,50 +117,38 @@ def _makers(config: RunConfig) -> list[Callable[[Finished], Artifact]]:
 def adapter(finished: Finished) -> Artifact:
     """The adapter alone, in PEFT's format; weights in fp32 as they were trained."""
     config, last = finished.config, finished.last
-    assert isinstance(config.method, LoraMethod)
-    tensors = {lora.saved_name(name): last.weight(name, ALL_ROWS) for name in last.names}
+    assert isinstance(config.method, AdapterMethod)
+    tensors = lora.adapter_tensors(config.method, last.names, finished.trained)
     with _appearing(Path(config.output_dir) / ADAPTER, finished.disk) as folder:
         finished.disk.write(folder / "adapter_model.safetensors", _serialised(tensors))
         description = lora.adapter_config(config.method, last.names, base_name=config.model_dir, revision=None)
         finished.disk.write(folder / "adapter_config.json", description.encode())
         _check_adapter(folder, tensors)
-        model = PeftModel.from_pretrained(_model_in(config.model_dir, config.precision), folder)
-        _check_logits(model, finished, "adapter")
+        model = _model_in(config.model_dir, config.precision)
+        if isinstance(config.method, QloraMethod):
+            _put(model, methods.chosen(config.method).base(config.method, finished.base))
+        _check_logits(PeftModel.from_pretrained(model, folder), finished, "adapter")
         finished.disk.write(folder / "README.md", model_card(finished, "Adapter").encode())
     return _artifact("Adapter", Path(config.output_dir) / ADAPTER)
 
 
 def merged_model(finished: Finished) -> Artifact:
-    """The base with the adapter added in, in the base's own dtypes: W + alpha / R * B A."""
-    config, last, base = finished.config, finished.last, finished.base
-    assert isinstance(config.method, LoraMethod)
-    factor = config.method.alpha / config.method.rank
-    pairs = lora.pairs(last.names)
-
-    def value(name: str) -> Tensor:
-        weight_ED = base.read(name)
-        if name not in pairs:
-            return weight_ED
-        a_RD, b_ER = (last.weight(each, ALL_ROWS) for each in pairs[name])
-        return (weight_ED.float() + factor * (b_ER @ a_RD)).to(weight_ED.dtype)
-
-    return _whole_model(finished, "MergedModel", MERGED_MODEL, value)
+    """The base with the adapter added in, in the base's own dtypes."""
+    return _whole_model(finished, "MergedModel", MERGED_MODEL)
 
 
 def full_model(finished: Finished) -> Artifact:
     """Every weight as it was trained, rounded to the dtypes that the base has."""
-    last, base = finished.last, finished.base
+    return _whole_model(finished, "Model", FULL_MODEL)
+
+
+def _whole_model(finished: Finished, kind: ArtifactKind, name: str) -> Artifact:
+    target, method, base = Path(finished.config.output_dir) / name, finished.config.method, finished.base
+    result = methods.chosen(method).result(method, base, finished.last.names, finished.trained)
 
     def value(name: str) -> Tensor:
-        # a tied head may be among the base's files, but was trained as the embedding
-        trained = name if name in last.names else "model.embed_tokens.weight"
-        return last.weight(trained, ALL_ROWS).to(base.dtype(name))
+        return result(name).to(base.dtype(name))
 
-    return _whole_model(finished, "Model", FULL_MODEL, value)
-
-
-def _whole_model(finished: Finished, kind: ArtifactKind, name: str, value: Callable[[str], Tensor]) -> Artifact:
-    target = Path(finished.config.output_dir) / name
     with _appearing(target, finished.disk) as folder:
         _copy_descriptions(Path(finished.config.model_dir), folder)
         _write_weights(folder, finished.base.names, value, finished.disk)
@@ -223,6 +216,13 @@ def _model_in(folder: str | Path, precision: Precision) -> PreTrainedModel:
         folder, dtype=COMPUTE_DTYPE[precision], local_files_only=True, use_safetensors=True, trust_remote_code=False
     )
     return model
+
+
+@torch.no_grad()
+def _put(model: PreTrainedModel, source: Source) -> None:
+    """Give `model` the weights that the adapter was trained on."""
+    for name, parameter in model.named_parameters():
+        parameter.copy_(source(name, ALL_ROWS))
 
 
 @torch.no_grad()

@@ -4,6 +4,7 @@ Every strategy starts from the same skeleton, whose parameters lie on the meta d
 the rows that it keeps. So a model that does not fit one host is never held by one, let alone once per rank.
 """
 
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -12,11 +13,24 @@ import torch
 from accelerate import init_empty_weights  # type: ignore[import-untyped]
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import AutoConfig, PreTrainedModel, Qwen3Config, Qwen3ForCausalLM
+from transformers import (
+    AutoConfig,
+    PreTrainedModel,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+    Qwen3MoeConfig,
+    Qwen3MoeForCausalLM,
+)
+from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
+from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeDecoderLayer
 
 from finetune_contract import Precision
+from finetune_trainer import expert_layout
 from finetune_trainer.attention import ATTENTION
+from finetune_trainer.experts import EXPERTS, count_load
 from finetune_trainer.failures import UserError
+
+ModelConfig = Qwen3Config | Qwen3MoeConfig
 
 Source = Callable[[str, slice], Tensor]
 """Rows of the named parameter, on the CPU: `source("model.norm.weight", slice(None))`. Names as in the model."""
@@ -27,7 +41,11 @@ COMPUTE_DTYPE = {Precision.BF16: torch.bfloat16, Precision.FP16: torch.float16, 
 
 
 class WeightFiles:
-    """The safetensors files of a model folder, mapped into memory and read by name and rows."""
+    """The safetensors files of a model folder, mapped into memory and read by name and rows.
+
+    Experts are found under their names in the files, one matrix each, and under those of the model, all in one tensor,
+    whose rows are the experts: see expert_layout.
+    """
 
     def __init__(self, model_dir: str | Path) -> None:
         files = sorted(Path(model_dir).glob("*.safetensors"))
@@ -35,6 +53,8 @@ class WeightFiles:
             raise UserError("ModelNotFound", f"model: {model_dir} holds no .safetensors file; only these are read")
         handles: list[Any] = [safe_open(file, framework="pt") for file in files]
         self._handle_of = {name: handle for handle in handles for name in handle.keys()}  # noqa: SIM118
+        places = (expert_layout.place_of(name) for name in self._handle_of)
+        self._experts = Counter(place.fused for place in places if place is not None and place.part == 0)
 
     @property
     def names(self) -> list[str]:
@@ -43,45 +63,68 @@ class WeightFiles:
 
     def read(self, name: str, rows: slice = ALL_ROWS) -> Tensor:
         """Rows of the tensor `name`, as stored."""
-        if name not in self._handle_of:
-            raise UserError("ModelIncomplete", f"model: the weight files lack the tensor {name}")
-        handle = self._handle_of[name]
+        if self._is_apart(name):
+            return self._joined(name, rows)
+        handle = self._handle(name)
         tensor: Tensor = handle.get_tensor(name) if rows == ALL_ROWS else handle.get_slice(name)[rows]
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Shape of the tensor `name`, from the file's header."""
-        if name not in self._handle_of:
-            raise UserError("ModelIncomplete", f"model: the weight files lack the tensor {name}")
-        return tuple(self._handle_of[name].get_slice(name).get_shape())
+        if self._is_apart(name):
+            parts = [self.shape(part) for part in expert_layout.single_names(name, 0)]
+            return (self._experts[name], sum(rows for rows, _ in parts), parts[0][1])
+        return tuple(self._handle(name).get_slice(name).get_shape())
 
     def dtype(self, name: str) -> torch.dtype:
         """Dtype of the tensor `name`, without reading more than a row."""
         return self.read(name, slice(0, 1)).dtype
 
+    def _handle(self, name: str) -> Any:
+        if name not in self._handle_of:
+            raise UserError("ModelIncomplete", f"model: the weight files lack the tensor {name}")
+        return self._handle_of[name]
 
-def load_config(model_dir: str) -> Qwen3Config:
+    def _is_apart(self, name: str) -> bool:
+        """Whether `name` stands for matrices that the files hold one by one."""
+        return name in self._experts and name not in self._handle_of
+
+    def _joined(self, name: str, rows: slice) -> Tensor:
+        _, height, width = self.shape(name)
+        chosen = range(self._experts[name])[rows]
+        joined = torch.empty(len(chosen), height, width, dtype=self.dtype(expert_layout.single_names(name, 0)[0]))
+        for matrix, expert in zip(joined, chosen, strict=True):
+            torch.cat([self.read(part) for part in expert_layout.single_names(name, expert)], out=matrix)
+        return joined
+
+
+def load_config(model_dir: str) -> ModelConfig:
     """The model's config.json.
 
-    Raises: UserError when it is missing or not that of a dense Qwen3 model.
+    Raises: UserError when it is missing or not that of a Qwen3 model.
     """
     if not (Path(model_dir) / "config.json").is_file():
         raise UserError("ModelNotFound", f"model: {model_dir}/config.json does not exist; prepare the model first")
     config = AutoConfig.from_pretrained(model_dir, local_files_only=True, trust_remote_code=False)
-    if not isinstance(config, Qwen3Config):
+    if not isinstance(config, Qwen3Config | Qwen3MoeConfig):
         kind = getattr(config, "model_type", "unknown")
-        raise UserError("ModelNotSupported", f"model: type {kind!r} is not supported; dense Qwen3 (type 'qwen3') is")
-    if "sliding_attention" in (config.layer_types or ()):
+        raise UserError("ModelNotSupported", f"model: type {kind!r} is not supported; 'qwen3' and 'qwen3_moe' are")
+    if "sliding_attention" in (getattr(config, "layer_types", None) or ()) or getattr(
+        config, "use_sliding_window", False
+    ):
         raise UserError("ModelNotSupported", "model: config.json asks for sliding-window attention; not supported")
     return config
 
 
-def skeleton(config: Qwen3Config) -> Qwen3ForCausalLM:
+def skeleton(config: ModelConfig) -> PreTrainedModel:
     """The model with its parameters on the meta device and its buffers (rotary frequencies) real."""
     config._attn_implementation = ATTENTION
+    config._experts_implementation = EXPERTS
+    model: PreTrainedModel
     with init_empty_weights(include_buffers=False):
-        model = Qwen3ForCausalLM(config)
+        model = Qwen3MoeForCausalLM(config) if isinstance(config, Qwen3MoeConfig) else Qwen3ForCausalLM(config)
     model.tie_weights()
+    count_load(model)
     return model
 
 
@@ -95,7 +138,7 @@ def recompute_activations(model: PreTrainedModel) -> None:
 
 def decoder_layers(model: nn.Module) -> list[nn.Module]:
     """The model's decoder layers, whatever is wrapped around them."""
-    return [module for module in model.modules() if type(module).__name__ == "Qwen3DecoderLayer"]
+    return [module for module in model.modules() if isinstance(module, Qwen3DecoderLayer | Qwen3MoeDecoderLayer)]
 
 
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
@@ -103,11 +146,19 @@ def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)
 
 
+def elements(name: str, parameter: Tensor) -> int:
+    """How many weights a parameter stands for: bytes hold two each, and none where they are scales (see nf4.py)."""
+    if parameter.dtype is not torch.uint8:
+        return parameter.numel()
+    return 0 if "_scales" in name else 2 * parameter.numel()
+
+
 def set_dtypes(model: nn.Module, *, trained: torch.dtype, frozen: torch.dtype) -> None:
-    """Give the meta parameters the dtypes they will be materialised with."""
+    """Give the meta parameters the dtypes they will be materialised with; those of integers stay integers."""
     for parameter in model.parameters():
         assert parameter.is_meta, "dtypes are set before there are values"
-        parameter.data = parameter.data.to(trained if parameter.requires_grad else frozen)
+        if parameter.is_floating_point():
+            parameter.data = parameter.data.to(trained if parameter.requires_grad else frozen)
 
 
 def materialise(module: nn.Module, source: Source, device: torch.device, *, prefix: str = "") -> None:

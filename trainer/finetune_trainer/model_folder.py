@@ -1,40 +1,34 @@
-"""What a model folder must hold before anything is trained on it: a dense Qwen3, its weights, its tokenizer."""
+"""What a model folder must hold before anything is trained on it: a Qwen3, its weights, its tokenizer."""
 
-import difflib
 import hashlib
 import json
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from finetune_contract import FullMethod, Method, ModelFacts
+from finetune_contract import ExpertFacts, FullMethod, Method, ModelFacts
+from finetune_trainer import targets
 from finetune_trainer.data.errors import PreparationError
 from finetune_trainer.data.folders import file_digest
 
-MODEL_TYPE = "qwen3"
+MODEL_TYPES = ("qwen3", "qwen3_moe")
 TOKENIZER_FILES = (
     "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt",
     "added_tokens.json", "special_tokens_map.json", "chat_template.jinja",
 )  # fmt: skip
-ALL_LINEAR = "all-linear"
-LAYER_LINEAR = (
-    "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-    "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
-)  # fmt: skip
 
 
 def model_config(folder: Path) -> dict[str, Any]:
-    """The folder's config.json, once the folder is found to be a whole and dense Qwen3.
+    """The folder's config.json, once the folder is found to be a whole Qwen3.
 
     Raises: PreparationError that says what is missing or what was found instead.
     """
     config = _read_json(folder / "config.json")
     found = config.get("model_type")
-    if found != MODEL_TYPE:
+    if found not in MODEL_TYPES:
         raise PreparationError(
             "ModelNotSupported",
-            f"model: {folder.name} has model_type {found}; this kit trains dense Qwen3 (model_type {MODEL_TYPE}), "
-            "such as Qwen/Qwen3-0.6B, 1.7B, 4B, 8B, 14B or 32B",
+            f"model: {folder.name} has model_type {found}; this kit trains Qwen3 (model_type {' or '.join(MODEL_TYPES)}"
+            "), such as Qwen/Qwen3-0.6B, 1.7B, 4B, 8B, 14B, 32B, 30B-A3B or 235B-A22B",
         )
     if "quantization_config" in config:
         method = config["quantization_config"].get("quant_method", "unknown")
@@ -51,18 +45,37 @@ def model_config(folder: Path) -> dict[str, Any]:
 
 def model_facts(config: dict[str, Any]) -> ModelFacts:
     """The shape of the model, for the memory estimate; what config.json leaves out is transformers' own default."""
-    from transformers import Qwen3Config
+    from transformers import Qwen3Config, Qwen3MoeConfig
 
-    shape = Qwen3Config.from_dict(config)
+    is_mixture = config.get("model_type") == "qwen3_moe"
+    shape = (Qwen3MoeConfig if is_mixture else Qwen3Config).from_dict(config)
     return ModelFacts(
         hidden_size=shape.hidden_size,
         intermediate_size=shape.intermediate_size,
         num_layers=shape.num_hidden_layers,
         num_attention_heads=shape.num_attention_heads,
         num_key_value_heads=shape.num_key_value_heads,
-        head_dim=shape.head_dim,
+        head_dim=getattr(shape, "head_dim", None) or shape.hidden_size // shape.num_attention_heads,
         vocab_size=shape.vocab_size,
         tied_embeddings=shape.tie_word_embeddings,
+        experts=_expert_facts(shape) if is_mixture else None,
+    )
+
+
+def _expert_facts(shape: Any) -> ExpertFacts | None:
+    """The mixture of a Qwen3MoeConfig; its layers are told apart as transformers' Qwen3MoeDecoderLayer does."""
+    dense_layers = tuple(
+        layer
+        for layer in range(shape.num_hidden_layers)
+        if layer in shape.mlp_only_layers or not shape.num_experts or (layer + 1) % shape.decoder_sparse_step
+    )
+    if len(dense_layers) == shape.num_hidden_layers:
+        return None
+    return ExpertFacts(
+        count=shape.num_experts,
+        per_token=shape.num_experts_per_tok,
+        intermediate_size=shape.moe_intermediate_size,
+        dense_layers=dense_layers,
     )
 
 
@@ -74,39 +87,13 @@ def tokenizer_digest(folder: Path) -> str:
 
 
 def check_targets(facts: ModelFacts, method: Method) -> None:
-    """Raise a PreparationError if a LoRA target names no linear module of the model, or one that must not change."""
-    if isinstance(method, FullMethod) or method.targets == (ALL_LINEAR,):
+    """Raise a PreparationError if a name in `method` matches nothing in the model, or what must not change."""
+    if isinstance(method, FullMethod):
         return
-    linear = linear_modules(facts)
-    for target in method.targets:
-        matched = [name for name in linear if name == target or name.endswith(f".{target}")]
-        if not matched:
-            raise _no_such_target(target, linear)
-        if facts.tied_embeddings and "lm_head" in matched:
-            raise PreparationError(
-                "TargetTied",
-                f"method.lora.targets: {target} shares its weight with the token embedding in this model, and an "
-                "adapter on it would be lost or doubled when merged; leave it out",
-            )
-
-
-def linear_modules(facts: ModelFacts) -> list[str]:
-    """Names of all linear modules of a dense Qwen3, as transformers builds it.
-
-    Written down rather than read off a model: building one costs the preparation more time than tokenizing. A test
-    holds the two together.
-    """
-    return [*(f"model.layers.{layer}.{name}" for layer in range(facts.num_layers) for name in LAYER_LINEAR), "lm_head"]
-
-
-def _no_such_target(target: str, linear: Sequence[str]) -> PreparationError:
-    allowed = sorted({name.rsplit(".", 1)[-1] for name in linear})
-    close = difflib.get_close_matches(target, allowed, n=1)
-    return PreparationError(
-        "TargetNotFound",
-        f"method.lora.targets: {target} is no linear module of the model; allowed are {', '.join(allowed)}, or "
-        f"{ALL_LINEAR} alone" + (f"; did you mean {close[0]}?" if close else ""),
-    )
+    try:
+        targets.check(targets.parts_of(facts), method)
+    except targets.TargetError as error:
+        raise PreparationError(error.reason, str(error)) from error
 
 
 def _check_weights(folder: Path) -> None:

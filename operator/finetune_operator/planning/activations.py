@@ -1,23 +1,29 @@
 """What a forward pass leaves for the backward pass, in bytes per token.
 
 Counted from the tensors that autograd saves for the trainer's model: transformers' Qwen3 modules, PEFT's adapters,
-varlen attention. Three things decide: which weights are trained (a frozen projection saves nothing of its input),
-whether products run under autocast (DDP: every trained projection then keeps its own cast of its input, where FSDP and
-DeepSpeed hold weights in the compute format and siblings share one), and which layers are recomputed.
+varlen attention, grouped experts. Three things decide: which weights are trained (a frozen projection saves nothing of
+its input), whether products run under autocast (DDP: every trained projection then keeps its own cast of its input,
+where FSDP and DeepSpeed hold weights in the compute format and siblings share one), and which layers are recomputed.
 """
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
-from finetune_contract import ActivationCheckpointing, DdpParallelism, LoraMethod, Method, ModelFacts, Parallelism
-from finetune_operator.planning.memory_constants import DROPOUT_MASK_BYTES, NORM_COPY_BYTES
+from finetune_contract import ActivationCheckpointing, AdapterMethod, DdpParallelism, Method, ModelFacts, Parallelism
+from finetune_operator.planning.memory_constants import DROPOUT_MASK_BYTES, INDEX_BYTES, NORM_COPY_BYTES, ROUTER_BYTES
 from finetune_operator.planning.shapes import (
     ATTENTION_INPUTS,
     MLP_INPUTS,
-    adapted_projections,
+    Adapter,
+    Kind,
+    Weight,
+    adapters,
+    is_sparse,
     key_width,
-    projections,
     query_width,
+    weights,
+    whole_weights,
 )
 
 
@@ -32,10 +38,15 @@ class Computation:
     has_autocast: bool
 
     @property
+    def is_full(self) -> bool:
+        """Whether the base itself is trained."""
+        return not isinstance(self.method, AdapterMethod)
+
+    @property
     def stream_bytes(self) -> int:
         """Of one element of the residual stream: a trained embedding under autocast gives fp32."""
-        is_fp32 = self.has_autocast and not isinstance(self.method, LoraMethod)
-        return 4 if is_fp32 else self.compute_bytes
+        trains_embedding = any(weight.name == "model.embed_tokens" for weight in whole_weights(self.model, self.method))
+        return 4 if self.has_autocast and trains_embedding else self.compute_bytes
 
 
 def computation(model: ModelFacts, method: Method, compute_bytes: int, parallelism: Parallelism) -> Computation:
@@ -46,26 +57,41 @@ def computation(model: ModelFacts, method: Method, compute_bytes: int, paralleli
 
 def saved_bytes_per_token(work: Computation, checkpointing: ActivationCheckpointing) -> int:
     """Over all layers; with Full only each layer's input, and one layer at a time made anew."""
-    layer, layers = layer_bytes(work), work.model.num_layers
+    layers = all_layers_bytes(work)
     if checkpointing is ActivationCheckpointing.NONE:
-        return layers * layer
-    return layers * work.model.hidden_size * work.stream_bytes + layer
+        return sum(layers)
+    return len(layers) * work.model.hidden_size * work.stream_bytes + max(layers)
 
 
-def layer_bytes(work: Computation) -> int:
-    """Saved by one decoder layer."""
-    return norm_bytes(work) + attention_bytes(work) + mlp_bytes(work) + projection_bytes(work)
+@lru_cache(maxsize=64)
+def all_layers_bytes(work: Computation) -> tuple[int, ...]:
+    """Saved by each decoder layer; they differ in their adapters, and in whether they have experts."""
+    projections: list[list[Weight | Adapter]] = [[] for _ in range(work.model.num_layers)]
+    if isinstance(work.method, AdapterMethod):
+        for adapter in adapters(work.model, work.method):
+            if adapter.weight.layer is not None:
+                projections[adapter.weight.layer].append(adapter)
+    norms: list[list[str]] = [[] for _ in projections]
+    for weight in whole_weights(work.model, work.method):
+        if weight.layer is not None and weight.kind in (Kind.LINEAR, Kind.EXPERTS):
+            projections[weight.layer].append(weight)
+        elif weight.layer is not None:
+            norms[weight.layer].append(weight.short_name)
+    fixed, stream_bytes = attention_bytes(work), work.stream_bytes
+    return tuple(
+        fixed + norm_bytes(work, norms[layer], stream_bytes) + mlp_bytes(work, layer) + projection_bytes(work, trained)
+        for layer, trained in enumerate(projections)
+    )
 
 
-def norm_bytes(work: Computation) -> int:
+def norm_bytes(work: Computation, trained: Collection[str], stream_bytes: int) -> int:
     """Inputs of the two norms of the stream and of those of query and key, and, where norms are trained, what they
     normalised."""
-    stream = 2 * work.model.hidden_size
-    heads = query_width(work.model) + key_width(work.model)
-    inputs = NORM_COPY_BYTES * (stream + heads)
-    if isinstance(work.method, LoraMethod):
-        return inputs
-    return inputs + stream * work.stream_bytes + heads * work.compute_bytes
+    hidden, query, key = work.model.hidden_size, query_width(work.model), key_width(work.model)
+    inputs = NORM_COPY_BYTES * (2 * hidden + query + key)
+    of_stream = hidden * sum(name.endswith("layernorm") for name in trained)
+    of_heads = query * ("q_norm" in trained) + key * ("k_norm" in trained)
+    return inputs + of_stream * stream_bytes + of_heads * work.compute_bytes
 
 
 def attention_bytes(work: Computation) -> int:
@@ -73,29 +99,61 @@ def attention_bytes(work: Computation) -> int:
     return 4 * query_width(work.model) * work.compute_bytes
 
 
-def mlp_bytes(work: Computation) -> int:
-    """Gate, its SiLU, and up."""
-    return 3 * work.model.intermediate_size * work.compute_bytes
+def mlp_bytes(work: Computation, layer: int) -> int:
+    """Gate, its SiLU, and up; of a mixture, for each of a token's experts, and what is needed to weigh them up."""
+    if not is_sparse(work.model, layer):
+        return 3 * work.model.intermediate_size * work.compute_bytes
+    experts = work.model.experts
+    assert experts is not None
+    row = (3 * experts.intermediate_size + work.model.hidden_size) * work.compute_bytes + INDEX_BYTES
+    return experts.per_token * row + experts.count * ROUTER_BYTES
 
 
-def projection_bytes(work: Computation) -> int:
-    """Inputs of the projections that train something, dropout's masks, and the adapters' narrow middles."""
-    every = projections(work.model)
-    if not isinstance(work.method, LoraMethod):
-        return work.compute_bytes * _input_elements(work, every, are_separate=work.has_autocast)
-    names = adapted_projections(work.model, work.method)
-    has_dropout = work.method.dropout > 0
+def projection_bytes(work: Computation, trained: Sequence[Weight | Adapter]) -> int:
+    """Inputs of a layer's projections that train something, dropout's masks, the adapters' narrow middles, and what
+    DoRA scales."""
+    found = [each for each in trained if isinstance(each, Adapter)]
+    names = [each.weight if isinstance(each, Adapter) else each for each in trained]
+    has_dropout = isinstance(work.method, AdapterMethod) and work.method.dropout > 0
     inputs = work.compute_bytes * _input_elements(work, names, are_separate=work.has_autocast or has_dropout)
-    masks = DROPOUT_MASK_BYTES * sum(every[name].inputs for name in names) if has_dropout else 0
-    return inputs + masks + work.compute_bytes * work.method.rank * len(names)
+    masks = DROPOUT_MASK_BYTES * sum(each.weight.inputs for each in found) if has_dropout else 0
+    middles = sum(_rows(work, each.weight) * _middle_width(each) for each in found)
+    scaled = sum(each.weight.outputs for each in found if each.has_magnitude)
+    return inputs + masks + work.compute_bytes * (middles + scaled)
 
 
-def _input_elements(work: Computation, names: Collection[str], *, are_separate: bool) -> int:
-    """Elements of the inputs of the projections `names`; siblings share one unless their inputs are separate."""
-    every = projections(work.model)
+def _middle_width(adapter: Adapter) -> int:
+    """Grouped products fill ranks up to multiples of eight."""
+    return -(-adapter.rank // 8) * 8 if adapter.weight.kind is Kind.EXPERTS else adapter.rank
+
+
+def _rows(work: Computation, weight: Weight) -> int:
+    """How often a token goes through `weight`."""
+    return work.model.experts.per_token if weight.kind is Kind.EXPERTS and work.model.experts else 1
+
+
+def _input_elements(work: Computation, chosen: Collection[Weight], *, are_separate: bool) -> int:
+    """Elements of the inputs of the projections `chosen`; siblings share one unless their inputs are separate."""
     if are_separate:
-        return sum(every[name].inputs for name in names)
-    kept = [name for name in names if name not in (*ATTENTION_INPUTS, *MLP_INPUTS)]
+        return sum(_rows(work, weight) * weight.inputs for weight in chosen)
+    kept = [weight for weight in chosen if weight.short_name not in (*ATTENTION_INPUTS, *MLP_INPUTS)]
     for siblings in (ATTENTION_INPUTS, MLP_INPUTS):
-        kept += [name for name in siblings if name in names][:1]
-    return sum(every[name].inputs for name in kept)
+        kept += [weight for weight in chosen if weight.short_name in siblings][:1]
+    return sum(_rows(work, weight) * weight.inputs for weight in kept)
+
+
+def widest_inside(work: Computation) -> int:
+    """Elements per token inside of an MLP or mixture whose gradients live at once: gate, up and what they give."""
+    dense = 3 * work.model.intermediate_size
+    experts = work.model.experts
+    if experts is None:
+        return dense
+    sparse = experts.per_token * (3 * experts.intermediate_size + 2 * work.model.hidden_size)
+    return max(sparse, dense) if experts.dense_layers else sparse
+
+
+@lru_cache(maxsize=64)
+def largest_weight(model: ModelFacts) -> int:
+    """Elements of the largest product of the layers."""
+    kinds = (Kind.LINEAR, Kind.EXPERTS)
+    return max(weight.parameters for weight in weights(model) if weight.kind in kinds and weight.layer is not None)

@@ -13,25 +13,35 @@ from dataclasses import dataclass
 
 from finetune_contract import (
     ActivationCheckpointing,
+    AdapterMethod,
     DdpParallelism,
     DeepSpeedParallelism,
     FsdpParallelism,
-    LoraMethod,
     Method,
     ModelFacts,
     OffloadDevice,
     Parallelism,
     Precision,
+    QloraMethod,
+    Quantization,
 )
 from finetune_operator.planning import memory_constants as constants
-from finetune_operator.planning.activations import Computation, computation, saved_bytes_per_token
+from finetune_operator.planning.activations import (
+    Computation,
+    computation,
+    largest_weight,
+    saved_bytes_per_token,
+    widest_inside,
+)
 from finetune_operator.planning.shapes import (
     layer_parameters,
     model_parameters,
+    quantised_weights,
     root_parameters,
     trained_layer_parameters,
     trained_parameters,
     trained_root_parameters,
+    whole_weights,
 )
 
 
@@ -115,16 +125,33 @@ def _shards(workload: Workload, sharing: Sharing) -> dict[str, int]:
     trained = trained_parameters(workload.model, workload.method)
     is_deepspeed = isinstance(sharing.parallelism, DeepSpeedParallelism)
     trained_bytes = trained * (compute if is_deepspeed else constants.MASTER_BYTES)
-    is_lora = isinstance(workload.method, LoraMethod)
-    frozen_bytes = model_parameters(workload.model) * compute if is_lora else 0
+    is_lora = isinstance(workload.method, AdapterMethod)
+    frozen_bytes = frozen_weight_bytes(workload.model, workload.method, compute)
     optimizer = constants.MOMENT_BYTES + (constants.MASTER_BYTES if is_deepspeed else 0)
     ranks = _ranks_that_share(sharing)
     return {
-        "weights": -(-(frozen_bytes if is_lora else trained_bytes) // ranks["weights"]),
+        "weights": -(-(frozen_bytes + (0 if is_lora else trained_bytes)) // ranks["weights"]),
         "adapters": -(-trained_bytes // ranks["weights"]) if is_lora else 0,
         "gradients": -(-trained * constants.GRADIENT_BYTES // ranks["gradients"]),
         "optimizer state": -(-trained * optimizer // ranks["optimizer state"]),
     }
+
+
+def frozen_weight_bytes(model: ModelFacts, method: Method, compute_bytes: int) -> int:
+    """The base's weights that are not trained, as they are stored: QLoRA's products in four bits."""
+    quantised = sum(weight.parameters for weight in quantised_weights(model, method))
+    trained = sum(weight.parameters for weight in whole_weights(model, method))
+    others = model_parameters(model) - quantised - trained
+    if not isinstance(method, QloraMethod):
+        return others * compute_bytes
+    return others * compute_bytes + math.ceil(quantised * nf4_weight_bytes(method.quantization))
+
+
+def nf4_weight_bytes(quantization: Quantization) -> float:
+    """Bytes of one weight in four bits with its part of the scales: 0.516 in blocks of 64 and with double quantisation,
+    0.5625 without (Dettmers et al. 2023, arXiv 2305.14314, section 3)."""
+    scale = 1 + 4 / constants.SCALE_BLOCK if quantization.double_quantization else 4
+    return constants.NF4_BYTES + scale / quantization.block_size
 
 
 def _ranks_that_share(sharing: Sharing) -> dict[str, int]:
@@ -145,6 +172,7 @@ def _passing(workload: Workload, sharing: Sharing) -> dict[str, int]:
     logit_bytes = compute + constants.LOGIT_COPIES_BYTES
     return {
         "weight copies": _weight_copies(work),
+        "weights made whole": _weights_made_whole(work),
         "activations": tokens * saved_bytes_per_token(work, sharing.checkpointing),
         "activation gradients": tokens * _backward_bytes_per_token(work),
         "logits": positions * workload.model.vocab_size * logit_bytes,
@@ -158,25 +186,40 @@ def _weight_copies(work: Computation) -> int:
     if not work.has_autocast:
         return 0
     trained = trained_parameters(work.model, work.method)
-    is_table_only = not isinstance(work.method, LoraMethod) and not work.model.tied_embeddings
-    table = work.model.vocab_size * work.model.hidden_size if is_table_only else 0  # looked up, never cast
-    return work.compute_bytes * (trained - table)
+    is_looked_up = not work.model.tied_embeddings  # and never cast
+    tables = [each for each in whole_weights(work.model, work.method) if each.name == "model.embed_tokens"]
+    return work.compute_bytes * (trained - (sum(each.parameters for each in tables) if is_looked_up else 0))
+
+
+def _weights_made_whole(work: Computation) -> int:
+    """A product in four bits makes its weight whole first, one at a time; a second one is being thrown away."""
+    return 2 * work.compute_bytes * largest_weight(work.model) if isinstance(work.method, QloraMethod) else 0
 
 
 def _backward_bytes_per_token(work: Computation) -> int:
     """Gradients that live at once within a layer: those of the MLP's inside are the widest."""
-    return work.compute_bytes * 3 * work.model.intermediate_size + work.stream_bytes * 2 * work.model.hidden_size
+    return work.compute_bytes * widest_inside(work) + work.stream_bytes * 2 * work.model.hidden_size
 
 
 def _gather_buffers(work: Computation, parallelism: Parallelism) -> int:
-    """Weights that are whole for a while although every rank keeps a shard."""
-    every = model_parameters(work.model)
-    root, layers = root_parameters(work.model), constants.GATHERED_LAYERS * layer_parameters(work.model)
+    """Weights that are whole for a while although every rank keeps a shard; those in four bits stay so."""
+    every, root = model_parameters(work.model), root_parameters(work.model)
+    layers = constants.GATHERED_LAYERS * layer_parameters(work.model)
+    share = _stored_share(work)
     if isinstance(parallelism, FsdpParallelism):
-        return work.compute_bytes * (min(every, root + layers) if parallelism.reshard_after_forward else every)
+        gathered = min(every, root + layers) if parallelism.reshard_after_forward else every
+        in_layers = gathered - min(gathered, root)
+        return int(work.compute_bytes * (gathered - in_layers + share * in_layers))
     if isinstance(parallelism, DeepSpeedParallelism) and parallelism.stage == 3:
-        return work.compute_bytes * min(every, max(constants.ZERO3_LIVE_PARAMETERS, root + layers))
+        return int(work.compute_bytes * min(every, max(constants.ZERO3_LIVE_PARAMETERS, root + layers)))
     return 0
+
+
+def _stored_share(work: Computation) -> float:
+    """Size of the layers' weights as they are stored, in units of what they take in the compute format."""
+    if not isinstance(work.method, QloraMethod):
+        return 1.0
+    return nf4_weight_bytes(work.method.quantization) / work.compute_bytes
 
 
 def _communication(work: Computation, sharing: Sharing) -> int:

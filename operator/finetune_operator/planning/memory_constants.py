@@ -25,6 +25,19 @@ NORM_COPY_BYTES = 4
 DROPOUT_MASK_BYTES = 1
 """Per input element of an adapter with dropout: CUDA's native_dropout saves a mask of bytes."""
 
+INDEX_BYTES = 24
+"""Per token and expert: the orders in which rows are sorted by expert and back, as int64, and the router's weight and
+choice. Counted."""
+
+ROUTER_BYTES = 4
+"""Per token and expert of the layer: the router's softmax, fp32. Counted."""
+
+NF4_BYTES = 0.5
+"""Per weight in four bits (Dettmers et al. 2023, arXiv 2305.14314); its block's scale comes on top."""
+
+SCALE_BLOCK = 256
+"""Scales in 8 bits that share one in fp32, with double quantisation (bitsandbytes' constant)."""
+
 LOGIT_COPIES_BYTES = 8
 """fp32 copies of a logit at the worst moment, the beginning of the backward pass: the log-probabilities that
 cross-entropy saved and their gradient. The compute-format logit comes on top."""

@@ -1,6 +1,7 @@
 """The plan of a run: how its batch, memory and GPUs come together."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from finetune_contract import (
     ActivationCheckpointing,
@@ -12,6 +13,7 @@ from finetune_contract import (
     ModelFacts,
     Parallelism,
     Precision,
+    QloraMethod,
 )
 from finetune_operator.planning.batch import cut_batch, micro_batches, total_steps
 from finetune_operator.planning.checkpoints import is_asynchronous
@@ -30,7 +32,7 @@ from finetune_operator.planning.strategy import (
     unchecked,
 )
 from finetune_operator.planning.topology import Topology
-from finetune_operator.resource import MethodType, Qwen3FineTune
+from finetune_operator.resource import Lora, MethodType, Qwen3FineTune
 
 __all__ = ["Locations", "MemoryLine", "Plan", "PlanError", "make_plan", "trained_method"]
 
@@ -124,8 +126,16 @@ def trained_method(run: Qwen3FineTune) -> Method:
     """What is trained, in the contract's words."""
     if run.spec.method.type is MethodType.FULL:
         return FullMethod()
-    lora = run.spec.method.lora_settings
-    return LoraMethod(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
+    adapters = adapter_fields(run.spec.method.lora_settings)
+    if run.spec.method.type is MethodType.LORA:
+        return LoraMethod.model_validate(adapters)
+    quantization = run.spec.method.quantization_settings.model_dump()
+    return QloraMethod.model_validate(adapters | {"quantization": quantization})
+
+
+def adapter_fields(lora: Lora) -> dict[str, Any]:
+    """The lora block in the contract's words, which are the same."""
+    return lora.model_dump()
 
 
 def _chosen(run: Qwen3FineTune, demand: Demand, gpu_bytes: int | None) -> Choice:

@@ -6,7 +6,7 @@ Every change that is named has been tried with the same estimate; nothing is pro
 from collections.abc import Iterator
 from dataclasses import replace
 
-from finetune_contract import ActivationCheckpointing, FsdpParallelism, LoraMethod
+from finetune_contract import ActivationCheckpointing, FsdpParallelism, FullMethod, LoraMethod, QloraMethod
 from finetune_operator.planning.batch import micro_batches
 from finetune_operator.planning.memory import total
 from finetune_operator.planning.quantities import GIB, gib
@@ -117,7 +117,12 @@ def _shorter(run: Qwen3FineTune, demand: Demand) -> Iterator[Change]:
 
 
 def _adapters(_: Qwen3FineTune, demand: Demand) -> Iterator[Change]:
-    if not isinstance(demand.workload.method, LoraMethod):
-        lora = Lora()
-        adapters = LoraMethod(rank=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
-        yield "spec.method.type LoRA", replace(demand, workload=replace(demand.workload, method=adapters))
+    """Adapters in place of every weight; then the base in four bits."""
+    method = demand.workload.method
+    fields = Lora().model_dump() if isinstance(method, FullMethod) else method.model_dump(exclude={"type"})
+    if isinstance(method, FullMethod):
+        lora = LoraMethod.model_validate(fields)
+        yield "spec.method.type LoRA", replace(demand, workload=replace(demand.workload, method=lora))
+    if not isinstance(method, QloraMethod):
+        qlora = QloraMethod.model_validate(fields)
+        yield "spec.method.type QLoRA", replace(demand, workload=replace(demand.workload, method=qlora))

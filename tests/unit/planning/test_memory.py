@@ -1,5 +1,6 @@
 """The estimate against measured peaks, against autograd itself, and against what must hold for any numbers."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,16 +12,26 @@ from finetune_contract import (
     FsdpParallelism,
     FullMethod,
     LoraMethod,
+    Method,
     OffloadDevice,
     Parallelism,
     Precision,
+    QloraMethod,
 )
-from finetune_operator.planning.activations import computation, layer_bytes
-from finetune_operator.planning.memory import Sharing, Workload, gpu_memory, host_memory, total
+from finetune_operator.planning.activations import all_layers_bytes, computation
+from finetune_operator.planning.memory import Sharing, Workload, gpu_memory, host_memory, nf4_weight_bytes, total
 from finetune_operator.planning.models import SHAPES
 from finetune_operator.planning.quantities import GIB
 
 ALL = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+def adapters(**changes: Any) -> LoraMethod | QloraMethod:
+    """LoRA of rank 8 on all projections, with `changes`."""
+    kind = QloraMethod if changes.get("type") == "QLoRA" else LoraMethod
+    return kind.model_validate({"rank": 8, "alpha": 32, "dropout": 0.0, "targets": ("all-linear",)} | changes)
+
+
 LORA = LoraMethod(rank=8, alpha=32, dropout=0.0, targets=ALL)
 OFFLOADED = DeepSpeedParallelism(stage=3, offload_optimizer=OffloadDevice.CPU, offload_parameters=OffloadDevice.CPU)
 FULL_8B = Workload(
@@ -117,18 +128,91 @@ def test_a_plain_loop_of_transformers_and_peft_is_estimated_as_measured() -> Non
     assert allocated + wider_inputs == pytest.approx(55.8, rel=0.05)
 
 
-@pytest.mark.parametrize("method", [LORA, LORA.model_copy(update={"targets": ALL[:2]}), FullMethod()])
-@pytest.mark.parametrize("precision", [Precision.BF16, Precision.FP32])
-def test_a_layer_saves_what_autograd_saves(method: LoraMethod | FullMethod, precision: Precision) -> None:
-    torch = pytest.importorskip("torch")
-    from unit.planning.saved_tensors import SHAPE, saved_bytes_of_one_layer
+NORMS = {"targets": ALL[:2], "modules_to_save": ("norm",)}
+OF_EXPERTS = {"targets": ALL[:4], "target_parameters": ("experts.gate_up_proj", "experts.down_proj")}
+SAVED: dict[str, tuple[str, dict[str, Any] | None]] = {
+    "all": ("SHAPE", {}),
+    "two": ("SHAPE", {"targets": ALL[:2]}),
+    "norms": ("SHAPE", NORMS),
+    "DoRA": ("SHAPE", {"use_dora": True}),
+    "QLoRA": ("SHAPE", {"type": "QLoRA"}),
+    "Full": ("SHAPE", None),
+    "mixture": ("MIXTURE", {"targets": ALL[:4]}),
+    "experts": ("MIXTURE", OF_EXPERTS),
+    "experts in four bits": ("MIXTURE", OF_EXPERTS | {"type": "QLoRA"}),
+    "mixture, Full": ("MIXTURE", None),
+}
 
-    found = saved_bytes_of_one_layer(torch, method, precision)
+
+@pytest.mark.parametrize(
+    ("case", "precision"),
+    [*((case, Precision.BF16) for case in SAVED), *((case, Precision.FP32) for case in ("two", "Full", "experts"))],
+)
+def test_a_layer_saves_what_autograd_saves(case: str, precision: Precision) -> None:
+    pytest.importorskip("torch")
+    from unit.planning import saved_tensors
+
+    name, changes = SAVED[case]
+    shape = getattr(saved_tensors, name)
+    method: Method = FullMethod() if changes is None else adapters(**changes)
+    found = saved_tensors.saved_bytes_of_one_layer(shape, method, precision)
     bytes_per_element = 4 if precision is Precision.FP32 else 2
-    estimated = layer_bytes(computation(SHAPE, method, bytes_per_element, DdpParallelism()))
+    estimated = all_layers_bytes(computation(shape, method, bytes_per_element, DdpParallelism()))[0]
     # On a GPU keys and values are repeated for every query head; the CPU's attention takes them as they are.
     repeated = 2 * (8 - 2) * 96 * bytes_per_element
     assert estimated - repeated == pytest.approx(found, rel=0.03)
+
+
+@pytest.mark.parametrize(("double", "bytes_per_weight"), [(True, 0.5 + 1 / 64 + 4 / (64 * 256)), (False, 0.5 + 4 / 64)])
+def test_qlora_s_weights_take_half_a_byte_and_their_scales(double: bool, bytes_per_weight: float) -> None:
+    method = adapters(type="QLoRA", quantization={"double_quantization": double})
+    workload = replace(FULL_8B, method=method)
+    found = lines(workload, DdpParallelism(), world_size=1)
+    tables = 2 * 151_936 * 4096 + 4096 + 36 * (2 * 4096 + 2 * 128)
+    quantised = 8_190_735_360 - tables
+    assert found["weights"] == pytest.approx((quantised * bytes_per_weight + 2 * tables) / GIB)
+    assert found["weights made whole"] == pytest.approx(2 * 2 * 4096 * 12288 / GIB)
+
+
+@pytest.mark.parametrize("double", [True, False])
+def test_stored_bytes_are_those_that_the_trainer_stores(double: bool) -> None:
+    pytest.importorskip("torch")
+    from finetune_trainer.nf4 import Layout, empty
+
+    method = adapters(type="QLoRA", quantization={"double_quantization": double})
+    assert isinstance(method, QloraMethod)
+    parts = empty(Layout((12288, 4096), block_size=64, is_double=double))
+    stored = sum(part.numel() for part in parts if part is not None)
+    assert nf4_weight_bytes(method.quantization) * 12288 * 4096 == pytest.approx(stored, rel=1e-5)
+
+
+def test_fsdp_gathers_four_bits_as_they_are() -> None:
+    plain, four_bits = (
+        lines(replace(FULL_8B, method=adapters(type=kind)), FsdpParallelism()) for kind in ("LoRA", "QLoRA")
+    )
+    layer = sum(((4096 + 1024) * 2 * 4096, 3 * 4096 * 12288, 2 * 4096 + 2 * 128))
+    saved = 2 * layer * (2 - 0.515869140625) / GIB
+    assert plain["gather buffers"] - four_bits["gather buffers"] == pytest.approx(saved, rel=1e-3)
+
+
+def test_modules_that_are_trained_whole_are_counted_once() -> None:
+    plain, saved = (
+        lines(replace(FULL_8B, method=adapters(modules_to_save=modules)), DdpParallelism(), world_size=1)
+        for modules in ((), ("lm_head",))
+    )
+    head = 151_936 * 4096 / GIB
+    assert plain["weights"] - saved["weights"] == pytest.approx(2 * head)
+    assert saved["adapters"] - plain["adapters"] == pytest.approx(4 * head)
+    assert saved["optimizer state"] - plain["optimizer state"] == pytest.approx(8 * head)
+
+
+def test_a_mixture_of_30_billion_fits_one_card_in_four_bits_and_not_in_sixteen() -> None:
+    workload = replace(FULL_8B, model=SHAPES["30B-A3B"], method=adapters(), supervised_share=0.5)
+    recomputed: dict[str, Any] = {"world_size": 1, "checkpointing": ActivationCheckpointing.FULL}
+    sixteen = sum(lines(workload, DdpParallelism(), **recomputed).values())
+    four = sum(lines(replace(workload, method=adapters(type="QLoRA")), DdpParallelism(), **recomputed).values())
+    assert sixteen > 2 * 30_532_122_624 / GIB
+    assert 17 < four < 30
 
 
 def test_the_sum_is_the_sum() -> None:

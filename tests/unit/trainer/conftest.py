@@ -7,13 +7,19 @@ import torch
 
 from finetune_trainer.distributed import World
 from multiproc.cases import write_tokens
-from support.tiny import tiny_model_dir
+from support.tiny import tiny_mixture_dir, tiny_model_dir
 
 
 @pytest.fixture(scope="session")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny Qwen3 model folder."""
     return tiny_model_dir(tmp_path_factory.mktemp("model"), "tiny")
+
+
+@pytest.fixture(scope="session")
+def mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen3 mixture of experts."""
+    return tiny_mixture_dir(tmp_path_factory.mktemp("mixture"))
 
 
 @pytest.fixture(scope="session")

@@ -2,8 +2,9 @@
 
 apply(model, method, base_name) -> model   mark what is trained, on the skeleton; raises UserError
 initial_values(method, files, seed)        Source of every parameter's first value
-table(model)                               what trains, in a line
+table(model)                               what trains, as lines of text
 rate_factors(model, method)                own learning rates of parameters, in units of the run's
+base(method, files)                        Source of the weights that training ran on, by their names in files or model
 check_gradients(norms)                     raise when the first step shows that something does not learn
 result(method, files, names, trained)      the weights of the whole model after training, for export
 """
@@ -14,7 +15,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from finetune_contract import LoraMethod, Method
+from finetune_contract import LoraMethod, Method, QloraMethod
 from finetune_trainer.model import Source, WeightFiles
 
 
@@ -25,10 +26,13 @@ class MethodModule(Protocol):
         """Mark what is trained."""
 
     def table(self, model: PreTrainedModel) -> str:
-        """What trains, in a line."""
+        """What trains, as lines of text."""
 
     def initial_values(self, method: Any, files: WeightFiles, seed: int) -> Source:
         """Where every parameter's first value comes from."""
+
+    def base(self, method: Any, files: WeightFiles) -> Source:
+        """The weights that training ran on, by their names in the files or in the model: `files`' own, or rounded."""
 
     def rate_factors(self, model: PreTrainedModel, method: Any) -> Mapping[str, float]:
         """Trained parameters whose learning rate is not the run's, and by what factor."""
@@ -51,6 +55,10 @@ def chosen(method: Method) -> MethodModule:
         from finetune_trainer.methods import lora
 
         return cast(MethodModule, lora)
+    if isinstance(method, QloraMethod):
+        from finetune_trainer.methods import qlora
+
+        return cast(MethodModule, qlora)
     from finetune_trainer.methods import full
 
     return cast(MethodModule, full)
