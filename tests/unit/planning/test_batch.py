@@ -88,9 +88,9 @@ def test_steps_of_a_run(sequences: int, samples: int, epochs: float, max_steps: 
 )
 def test_the_trainer_counts_the_same_steps(sequences: int, samples: int, epochs: float, max_steps: int | None) -> None:
     loader = pytest.importorskip("finetune_trainer.data.loader", reason="needs torch")
-    opened: Any = SimpleNamespace(steps_per_epoch=lambda global_sequences: -(-sequences // global_sequences))
+    opened: Any = SimpleNamespace(training=SimpleNamespace(num_sequences=sequences))
     batch = cut_batch(samples, Topology(nodes=1, gpus_per_node=1), 1)
-    theirs = loader.total_steps(opened, batch=batch, epochs=epochs, max_steps=max_steps)
+    theirs = loader.run_steps(opened, batch=batch, epochs=epochs, max_steps=max_steps).total
     assert total_steps(report(sequences=sequences), training(samples, epochs, max_steps)) == theirs
 
 
