@@ -128,4 +128,5 @@ class _Answers(BaseHTTPRequestHandler):
         key = f"AWS4{SECRET_KEY}".encode()
         for word in scope:
             key = hmac.digest(key, word.encode(), "sha256")
-        return access_key == ACCESS_KEY and hmac.digest(key, text.encode(), "sha256").hex() == signature
+        expected: str = hmac.digest(key, text.encode(), "sha256").hex()
+        return bool(access_key == ACCESS_KEY and expected == signature)

@@ -43,7 +43,7 @@ class Selection:
         """Whether each of these documents of a training source belongs to the validation split."""
         if self.held_out_up_to < 0:
             return np.zeros(len(contents), dtype=bool)
-        return split_hashes(self.seed, contents) <= np.uint64(self.held_out_up_to)
+        return np.asarray(split_hashes(self.seed, contents) <= np.uint64(self.held_out_up_to))
 
     def is_left_out(self, contents: Hashes) -> NDArray[np.bool_]:
         """Whether each of these documents of a training source equals one of the validation's own source."""
@@ -114,11 +114,11 @@ def mixed(values: Hashes, *words: int) -> Hashes:
         z = values ^ salt
         z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-        return z ^ (z >> np.uint64(31))
+        return np.asarray(z ^ (z >> np.uint64(31)))
 
 
 def _within(values: Hashes, low: int, bits: int) -> NDArray[np.bool_]:
     """Whether each value has its first 64 - bits bits in common with `low`."""
     if bits == 64:
         return np.ones(len(values), dtype=bool)
-    return (values >> np.uint64(bits)) == np.uint64(low >> bits)
+    return np.asarray((values >> np.uint64(bits)) == np.uint64(low >> bits))
