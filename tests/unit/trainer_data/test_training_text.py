@@ -12,6 +12,7 @@ from finetune_trainer.data.template import ChatTemplate
 from finetune_trainer.data.training_text import TrainingTexts, rendered_text
 from unit.trainer_data.conftest import with_template
 from unit.trainer_data.dialogues import TEXTS
+from unit.trainer_data.rows import WEATHER
 
 FAMILIES = ("April", "Hybrid", "Instruct", "Thinking")
 TAGGED = st.sampled_from(
@@ -96,6 +97,26 @@ def test_a_shape_is_rendered_once(qwen3: Any) -> None:
     texts.text(dialogue("q", "a"), (), thinks=True)
     texts.text(dialogue("q", "a", "q", "a"), (), thinks=False)
     assert template.rendered_times == 3
+
+
+REASONED = [*dialogue("q"), {"role": "assistant", "content": "a", "reasoning_content": "because"}]
+
+
+@pytest.mark.parametrize("reasoned_first", [False, True])
+def test_reasoning_makes_another_shape(qwen3: Any, reasoned_first: bool) -> None:
+    texts = TrainingTexts(ChatTemplate(qwen3))
+    wanted = [
+        (REASONED, "assistant\n<think>\nbecause\n</think>\n\na<|im_end|>\n"),
+        (dialogue("q", "a"), "assistant\n<think>\n\n</think>\n\na<|im_end|>\n"),
+    ]
+    for messages, end in reversed(wanted) if not reasoned_first else wanted:
+        assert texts.text(messages, (), thinks=True).endswith(end)
+
+
+def test_tools_are_rendered_though_the_shape_is_known(qwen3: Any) -> None:
+    texts = TrainingTexts(ChatTemplate(qwen3))
+    assert "# Tools" not in texts.text(dialogue("q", "a"), (), thinks=False)
+    assert texts.text(dialogue("q", "a"), [WEATHER], thinks=False).startswith("<|im_start|>system\n# Tools\n")
 
 
 @pytest.mark.parametrize(
