@@ -130,7 +130,10 @@ def test_a_rank_killed_while_saving_leaves_the_checkpoint_before(folder: Path, m
 
 
 def test_a_loss_that_is_not_a_number_is_the_outcome(folder: Path, model: Path, tokens: Path) -> None:
-    run = config(folder / "nan", model, tokens, batch=TWO_RANKS, optimizer={"peak_learning_rate": 1e38})
+    stability = {"non_finite": {"skip_steps": 0, "rollbacks": 0}}
+    run = config(
+        folder / "nan", model, tokens, batch=TWO_RANKS, optimizer={"peak_learning_rate": 1e38}, stability=stability
+    )
     with launched(run) as (process, output):
         outcome = ended(process, output)
     assert outcome.exit_code is ExitCode.NOT_A_NUMBER

@@ -82,8 +82,6 @@ class Progress(ContractModel):
     """The lowest so far."""
     learning_rate: float | None = None
     grad_norm: float | None = None
-    gradient_noise_scale: float | None = None
-    """In sequences: a smaller global batch is ruled by noise, a much larger one wastes work. None: not measured yet."""
     skipped_steps: int = Field(default=0, ge=0)
     """Steps of the whole run that changed nothing, since loss or gradient norm was not finite."""
     interventions: Interventions = ()

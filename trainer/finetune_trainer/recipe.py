@@ -26,7 +26,7 @@ from finetune_trainer.measuring.readings import Machine
 from finetune_trainer.model import WeightFiles, load_config, recompute_activations, skeleton, trained_parameters
 from finetune_trainer.optim import treatments
 from finetune_trainer.reporting import Reporter
-from finetune_trainer.rollback import give_up, keep_stable
+from finetune_trainer.rollback import give_up, keep_stable, roll_back_as_owed
 from finetune_trainer.running import Position, Run, stop_now_if_agreed
 from finetune_trainer.saving import collect, finish, resume, save, save_before_the_grace_is_over
 from finetune_trainer.stability import GiveUp
@@ -145,7 +145,8 @@ def train(run: Run) -> None:
 
 
 def catch_up(run: Run) -> None:
-    """The look at the held-out rows that the last attempt was stopped before."""
+    """What the last attempt was stopped before: going back, or the look at the held-out rows."""
+    roll_back_as_owed(run)
     step = run.position.step
     if run.position.evaluation.step < step and looks_after(run, step):
         validate(run)

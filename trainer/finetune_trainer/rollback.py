@@ -50,7 +50,8 @@ def keep_stable(run: Run) -> None:
         return
     settle(run)  # nothing that happened stays untold
     if isinstance(action, Rollback):
-        roll_back(run, action)
+        run.position.stability = run.position.stability.model_copy(update={"owed": action})
+        roll_back_as_owed(run)
     elif isinstance(action, Warn):
         log.warning("step=%d %s", run.position.step, action.cause)
         run.position.stability = warned(run.position.stability, action)
@@ -59,8 +60,14 @@ def keep_stable(run: Run) -> None:
     run.reporter.update(interventions=run.position.stability.interventions)
 
 
-def roll_back(run: Run, rollback: Rollback) -> None:
-    """Take the weights and moments of the last good checkpoint; step and data order go on from here."""
+def roll_back_as_owed(run: Run) -> None:
+    """If it is decided: take the weights and moments of the last good checkpoint; step and data go on from here.
+
+    Raises: StopAgreedError; the next attempt does it before anything else.
+    """
+    rollback = run.position.stability.owed
+    if rollback is None:
+        return
     finish(run)  # what is being written must not be set aside or judged
     saved = checkpoint.newest(
         run.folder, run.settings, run.shapes, run.world, stop=run.stop, not_after=rollback.good_step

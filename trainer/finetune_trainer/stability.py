@@ -38,6 +38,15 @@ class Level(ContractModel):
     upper_quartile: float
 
 
+class Rollback(ContractModel):
+    """Go back to the newest checkpoint of a step up to `good_step`; the data since then are not seen again."""
+
+    cause: str
+    good_step: int
+    remedy: DivergenceRemedy
+    is_divergence: bool
+
+
 class StabilityState(ContractModel):
     """What has happened so far."""
 
@@ -59,6 +68,8 @@ class StabilityState(ContractModel):
     """The window with the lowest median."""
     is_diverged: bool = False
     """Whether the last window is too high."""
+    owed: Rollback | None = None
+    """Decided on, and not carried out yet: a stop may come between."""
     interventions: Interventions = Field(default=())
 
 
@@ -70,16 +81,6 @@ class StepResult:
     applied: bool
     is_overflow: bool
     """Whether it was not applied because of fp16's loss scale alone, which has been lowered."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rollback:
-    """Go back to the newest checkpoint of a step up to `good_step`; the data since then are not seen again."""
-
-    cause: str
-    good_step: int
-    remedy: DivergenceRemedy
-    is_divergence: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +166,7 @@ def rolled_back(
     state: StabilityState, config: StabilityConfig, rollback: Rollback, *, step: int, to_step: int
 ) -> StabilityState:
     """`state` after `rollback` at `step` to the weights of `to_step`."""
-    changes: dict[str, object] = {"skips_in_a_row": 0, "recent": (), "is_diverged": False}
+    changes: dict[str, object] = {"skips_in_a_row": 0, "recent": (), "is_diverged": False, "owed": None}
     if rollback.remedy is DivergenceRemedy.GRADIENT_CLIPPING:
         changes["clip_factor"] = state.clip_factor / 2
         words = "gradient threshold halved"

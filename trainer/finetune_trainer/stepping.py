@@ -42,7 +42,7 @@ def queue_step(run: Run, step: Step) -> InFlight:
 
 
 def accumulate(run: Run, step: Step) -> Tensor:
-    """Forward and backward over this rank's micro-batches; the mean loss over the whole step's tokens, on the device."""
+    """Forward and backward over this rank's micro-batches; the step's mean loss over all tokens, on the device."""
     engine, device = run.engine, run.world.device
     total = torch.zeros((), dtype=torch.float64, device=device)
     for index, micro in enumerate(step.micro_batches):

@@ -3,9 +3,7 @@
 The global batch is what the optimizer sees and what the user fixed: it is kept whatever the number of GPUs, or refused.
 """
 
-import math
-
-from finetune_contract import BatchConfig, DatasetReport
+from finetune_contract import BatchConfig, DatasetReport, Steps
 from finetune_operator.planning.refusals import PlanError
 from finetune_operator.planning.topology import Topology
 from finetune_operator.resource import Training
@@ -56,15 +54,10 @@ def cut_batch(global_sequences: int, topology: Topology, micro_sequences: int) -
 
 
 def total_steps(dataset: DatasetReport, training: Training) -> int:
-    """Optimizer steps of the whole run.
-
-    The last step of an epoch takes what is left, so an epoch has ceil(sequences / global batch) steps; a fraction of
-    an epoch is rounded up to a whole step. The trainer's loader counts the same way.
-    """
-    steps_per_epoch = -(-dataset.sequences // training.global_batch.samples)
-    # six digits: 0.1 x 30 is 3.0000000000000004 in floating point, and must not become four steps
-    steps = math.ceil(round(training.epochs * steps_per_epoch, 6))
-    return steps if training.max_steps is None else min(steps, training.max_steps)
+    """Optimizer steps of the whole run, counted as the trainer does."""
+    # no step depends on how the batch is cut
+    batch = cut_batch(training.global_batch.samples, Topology(nodes=1, gpus_per_node=1), 1)
+    return Steps(dataset.sequences, batch, epochs=training.epochs, max_steps=training.max_steps).total
 
 
 def batch_words(batch: BatchConfig) -> str:

@@ -1,74 +1,105 @@
-"""The learning rate as a function of the step, and what happens to gradients that are no numbers."""
+"""What an update does, and that it does nothing at all when the gradients are no numbers."""
 
 import math
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from finetune_contract import ConstantSchedule, CosineSchedule, LinearSchedule, OptimizerConfig, Precision, Schedule
-from finetune_trainer.failures import NotANumberError
+from finetune_contract import OptimizerConfig, Precision
 from finetune_trainer.optim import (
     LossScale,
+    SavedScale,
     Treatment,
+    Update,
     adamw,
     apply_update,
-    learning_rate,
     set_learning_rate,
     treatments,
 )
 
-
-def rates(schedule: Schedule, steps: int = 10) -> list[float]:
-    return [learning_rate(step, total_steps=steps, schedule=schedule, peak=1.0) for step in range(1, steps + 1)]
+CPU = torch.device("cpu")
 
 
-def test_warm_up_rises_in_equal_parts_and_reaches_the_peak() -> None:
-    assert rates(ConstantSchedule(warmup_ratio=0.3)) == pytest.approx([0.25, 0.5, 0.75] + [1.0] * 7)
+class Trained:
+    """A linear layer with an optimizer that decays its weight."""
+
+    def __init__(self, precision: Precision = Precision.FP32) -> None:
+        torch.manual_seed(0)
+        self.model = nn.Linear(3, 2)
+        config = OptimizerConfig(peak_learning_rate=0.1, weight_decay=0.1)
+        self.optimizer = adamw(self.model, treatments(self.model, {}), config)
+        self.scale = LossScale.of(precision, CPU)
+
+    def step(self, gradient: float, max_norm: float | None = 1.0) -> Update:
+        """One update with a gradient of which a single element is `gradient`, the others one."""
+        for parameter in self.model.parameters():
+            parameter.grad = torch.ones_like(parameter) * self.scale.scale
+            parameter.grad.view(-1)[0] = gradient
+        return apply_update(self.optimizer, self.scale, rate=0.1, max_norm=max_norm)
+
+    def everything(self) -> list[Tensor]:
+        """Weights, moments and the counts of updates."""
+        states = [state for each in self.model.parameters() for state in self.optimizer.state[each].values()]
+        return [each.detach().clone() for each in (*self.model.parameters(), *states)]
 
 
-def test_linear_falls_in_equal_parts_and_spends_no_step_on_zero() -> None:
-    assert rates(LinearSchedule(warmup_ratio=0.0)) == pytest.approx([1 - step / 10 for step in range(10)])
+@pytest.mark.parametrize("max_norm", [1.0, None])
+@pytest.mark.parametrize("gradient", [math.inf, -math.inf, math.nan])
+def test_an_update_that_is_no_number_changes_no_bit(gradient: float, max_norm: float | None) -> None:
+    trained = Trained()
+    trained.step(1.0, max_norm)
+    before = trained.everything()
+    update = trained.step(gradient, max_norm)
+    assert not update.applied
+    assert not update.grad_norm.isfinite()
+    assert all(torch.equal(old, new) for old, new in zip(before, trained.everything(), strict=True))
+    assert all(each.grad is None for each in trained.model.parameters())
 
 
-def test_cosine_ends_near_its_final_ratio() -> None:
-    found = rates(CosineSchedule(warmup_ratio=0.0, final_ratio=0.1), steps=1000)
-    assert found[0] == 1.0
-    assert found[500] == pytest.approx(0.55)
-    assert found[-1] == pytest.approx(0.1, abs=1e-4)
-    assert found == sorted(found, reverse=True)
+def test_a_run_with_a_skipped_step_equals_one_without_it() -> None:
+    unbroken, broken = Trained(), Trained()
+    for gradient in (1.0, 2.0):
+        unbroken.step(gradient)
+    for gradient in (1.0, math.nan, 2.0):
+        broken.step(gradient)
+    assert all(torch.equal(old, new) for old, new in zip(unbroken.everything(), broken.everything(), strict=True))
 
 
-def step_with(gradient: float, scale: LossScale) -> tuple[nn.Linear, bool]:
-    model = nn.Linear(2, 2)
-    before = model.weight.detach().clone()
-    optimizer = adamw(model, treatments(model, {}), OptimizerConfig(peak_learning_rate=0.1))
-    for parameter in model.parameters():
-        parameter.grad = torch.full_like(parameter, gradient)
-    update = apply_update(optimizer, scale, rate=0.1, max_norm=1.0)
-    assert torch.equal(before, model.weight) is not update.applied
-    return model, update.applied
+def test_an_fp16_overflow_halves_the_scale_and_the_next_step_is_the_same_update() -> None:
+    fp16, fp32 = Trained(Precision.FP16), Trained()
+    assert not fp16.step(math.inf).applied
+    assert fp16.scale.at_rest() == SavedScale(2.0**15, 0)
+    update = fp16.step(2.0**15)
+    assert update.applied
+    assert fp32.step(1.0).grad_norm == update.grad_norm
+    assert float(update.loss_scale) == 2.0**15
+    assert all(torch.equal(old, new) for old, new in zip(fp32.everything(), fp16.everything(), strict=True))
 
 
-def test_an_infinite_gradient_stops_a_run_before_the_update() -> None:
-    with pytest.raises(NotANumberError, match="gradient norm is inf"):
-        step_with(math.inf, LossScale.of(Precision.BF16))
+def test_the_scale_falls_no_lower_than_where_it_cannot_be_the_reason() -> None:
+    scale = LossScale.of(Precision.FP16, CPU)
+    for _ in range(100):
+        scale.updated(torch.tensor(False))
+    assert scale.at_rest() == SavedScale(LossScale.LOWEST, 0)
 
 
-def test_an_fp16_overflow_skips_the_update_and_halves_the_scale() -> None:
-    scale = LossScale.of(Precision.FP16)
-    assert step_with(math.inf, scale)[1] is False
-    assert scale.scale == 2.0**15
-    assert step_with(1.0, scale)[1] is True
-    assert scale.skips_in_a_row == 0
+def test_the_scale_doubles_after_a_quiet_time_that_survives_a_checkpoint() -> None:
+    scale = LossScale.of(Precision.FP16, CPU)
+    for _ in range(LossScale.GROWTH_INTERVAL - 1):
+        scale.updated(torch.tensor(True))
+    assert scale.at_rest() == SavedScale(2.0**16, 1999)
+    resumed = LossScale.of(Precision.FP16, CPU)
+    resumed.take(scale.at_rest())
+    resumed.updated(torch.tensor(True))
+    assert float(resumed.scale) == 2.0**17
 
 
-def test_fp16_overflows_without_end_are_not_the_scale_s_fault() -> None:
-    scale = LossScale.of(Precision.FP16)
-    for _ in range(LossScale.MAX_SKIPS_IN_A_ROW):
-        step_with(math.nan, scale)
-    with pytest.raises(NotANumberError):
-        step_with(math.nan, scale)
+def test_other_precisions_have_a_scale_of_one_for_good() -> None:
+    scale = LossScale.of(Precision.BF16, CPU)
+    for applied in (False, True):
+        scale.updated(torch.tensor(applied))
+    assert scale.at_rest() == SavedScale(1.0, 0)
 
 
 def test_norms_and_biases_do_not_decay() -> None:

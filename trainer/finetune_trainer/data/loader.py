@@ -1,9 +1,9 @@
 """From the token cache to the micro-batches of every optimizer step, on every rank, without communication.
 
-An epoch goes through all sequences in an order that the seed and the epoch decide. A step takes the next
-sequences of that order, as many as the batch has then, whatever the number of ranks, so resuming needs the step number alone and a change of
-micro-batch or world size changes no step. An epoch's last step takes what is left: nothing is dropped or repeated, and
-the slots that stay empty become empty micro-batches.
+An epoch goes through all sequences in an order that the seed and the epoch decide. A step takes the next sequences of
+that order, as many as the batch has then, whatever the number of ranks, so resuming needs the step number alone and a
+change of micro-batch or world size changes no step. An epoch's last step takes what is left: nothing is dropped or
+repeated, and the slots that stay empty become empty micro-batches.
 """
 
 from collections.abc import Iterator, Sequence
