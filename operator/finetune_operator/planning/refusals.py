@@ -39,8 +39,8 @@ def _forbidden_sources(run: Qwen3FineTune, limits: Limits) -> Iterator[str]:
     """A line for every origin of model and data, and every store's endpoint, that the admin does not allow."""
     dataset = run.spec.dataset
     named: list[tuple[str, str, DataSource | None]] = [("spec.model", run.spec.model.source, None)]
-    for number, source in enumerate(dataset.sources):
-        named.append((f"spec.dataset.mix[{number}]" if dataset.mix else "spec.dataset", source.source, source))
+    for number, each in enumerate(dataset.sources):
+        named.append((f"spec.dataset.mix[{number}]" if dataset.mix else "spec.dataset", each.source, each))
     if dataset.validation.named:
         named.append(("spec.dataset.validation", dataset.validation.source, dataset.validation))
     for field, origin, source in named:

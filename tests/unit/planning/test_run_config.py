@@ -19,8 +19,8 @@ from finetune_contract import (
     MlflowConfig,
     PrepareConfig,
     RunConfig,
-    TrackingConfig,
     S3Source,
+    TrackingConfig,
     ValidationConfig,
     VolumeSource,
 )

@@ -54,9 +54,10 @@ def check_bad_rows(shards: Sequence[ShardFacts], files: Sequence[InputFile], pol
     rows = "1 row" if count == 1 else f"{count:,} rows"
     where = first[0].file if one_file else f"{len({facts.file for facts in shards if facts.bad_rows}):,} files"
     listed = "" if count <= len(first) else f"; the first {len(first)} are listed"
+    remedy = _remedy(policy, count, allowed, overlong)
     raise PreparationError(
         first[0].problem.reason,
-        f"dataset: {rows} of {where} cannot be trained on{listed}: {shown[0]}. {_remedy(policy, count, allowed, overlong)}",
+        f"dataset: {rows} of {where} cannot be trained on{listed}: {shown[0]}. {remedy}",
         details=shown,
     )
 
