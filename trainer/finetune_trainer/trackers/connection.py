@@ -25,7 +25,7 @@ class Connection:
 
 def prepare_accelerate() -> None:
     """accelerate's trackers log through its state, which is made here once, without a device of its own."""
-    from accelerate import PartialState  # type: ignore[import-untyped]
+    from accelerate import PartialState
 
     with _STATE_LOCK:
         threads = torch.get_num_threads()

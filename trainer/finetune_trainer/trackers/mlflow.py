@@ -16,7 +16,7 @@ def opened(run: RunConfig, wanted: MlflowConfig, first_step: int) -> Connection:
     """The one run of all attempts. Raises whatever mlflow raises."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     import mlflow
-    from accelerate.tracking import MLflowTracker  # type: ignore[import-untyped]
+    from accelerate.tracking import MLflowTracker
 
     mlflow.set_tracking_uri(wanted.tracking_uri)
     found = _run_of(run, wanted.experiment)

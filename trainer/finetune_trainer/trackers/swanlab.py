@@ -18,7 +18,7 @@ def opened(run: RunConfig, wanted: SwanLabConfig, first_step: int) -> Connection
     host decides where data goes, not the web host.
     """
     import swanlab
-    from accelerate.tracking import SwanLabTracker  # type: ignore[import-untyped]
+    from accelerate.tracking import SwanLabTracker
 
     settings = {
         "interactive": False,  # a pod has nobody to ask

@@ -13,7 +13,7 @@ RESENDS_STEPS = True
 
 def opened(run: RunConfig, wanted: TensorBoardConfig, first_step: int) -> Connection:  # noqa: ARG001 - it has no settings
     """One folder of all attempts, with an event file for each."""
-    from accelerate.tracking import TensorBoardTracker  # type: ignore[import-untyped]
+    from accelerate.tracking import TensorBoardTracker
 
     tracker = TensorBoardTracker("tensorboard", run.output_dir, purge_step=first_step)
     tracker.start()

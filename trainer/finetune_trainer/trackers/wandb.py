@@ -14,7 +14,7 @@ RESENDS_STEPS = False
 def opened(run: RunConfig, wanted: WandbConfig, first_step: int) -> Connection:  # noqa: ARG001 - ids tell runs apart
     """The one run of all attempts. Raises whatever wandb raises."""
     import wandb
-    from accelerate.tracking import WandBTracker  # type: ignore[import-untyped]
+    from accelerate.tracking import WandBTracker
 
     folder = Path(run.output_dir) / "wandb"
     folder.mkdir(parents=True, exist_ok=True)  # else it would choose another one
