@@ -1,10 +1,10 @@
-"""Documents that lie side by side do not see one another, and only supervised positions reach the head."""
+"""A micro-batch gives what transformers gives for each of its documents; only supervised positions reach the head."""
 
 from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Qwen3ForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from finetune_trainer.data.batch import MicroBatch
 from finetune_trainer.loss import summed_loss, supervised_logits
@@ -15,7 +15,7 @@ LENGTHS = (5, 1, 9, 4)
 
 
 @pytest.fixture(scope="module")
-def qwen3(model: Path) -> Qwen3ForCausalLM:
+def qwen3(model: Path) -> PreTrainedModel:
     """The tiny model, as the trainer builds it."""
     made = skeleton(load_config(str(model)))
     materialise(made, WeightFiles(model).read, CPU)
@@ -34,20 +34,7 @@ def packed(ids: torch.Tensor, supervised: torch.Tensor) -> MicroBatch:
 
 
 @torch.no_grad()
-def test_perturbing_a_document_moves_no_logit_of_another(qwen3: Qwen3ForCausalLM) -> None:
-    ids = torch.arange(100, 100 + sum(LENGTHS))
-    everywhere = torch.arange(sum(LENGTHS))
-    before = supervised_logits(qwen3, packed(ids, everywhere), CPU)
-    changed = ids.clone()
-    changed[6:15] += 300  # the third document
-    after = supervised_logits(qwen3, packed(changed, everywhere), CPU)
-    others = torch.cat([everywhere[:6], everywhere[15:]])
-    assert torch.equal(before[others], after[others])
-    assert not torch.allclose(before[6:15], after[6:15])
-
-
-@torch.no_grad()
-def test_a_packed_document_gives_the_logits_it_gives_alone(qwen3: Qwen3ForCausalLM, model: Path) -> None:
+def test_a_packed_document_gives_the_logits_it_gives_alone(qwen3: PreTrainedModel, model: Path) -> None:
     ids = torch.arange(100, 100 + sum(LENGTHS))
     together = supervised_logits(qwen3, packed(ids, torch.arange(sum(LENGTHS))), CPU)
     plain = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
@@ -58,7 +45,7 @@ def test_a_packed_document_gives_the_logits_it_gives_alone(qwen3: Qwen3ForCausal
         begin += length
 
 
-def test_a_micro_batch_without_supervision_takes_part_with_zero_gradients(qwen3: Qwen3ForCausalLM) -> None:
+def test_a_micro_batch_without_supervision_takes_part_with_zero_gradients(qwen3: PreTrainedModel) -> None:
     ids = torch.arange(sum(LENGTHS))
     loss = summed_loss(qwen3, packed(ids, torch.zeros(0, dtype=torch.int64)), CPU)
     torch.autograd.backward(loss)
