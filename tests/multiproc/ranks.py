@@ -1,18 +1,15 @@
 """Runs programs on ranks that are forked from this process once and then serve one program after the other.
 
-Importing torch and transformers takes eight seconds of a CPU, and what deepspeed builds takes more; a fork takes none.
-Nothing here computes before the fork, since threads of a parent do not live on in its children.
+Importing torch and transformers takes eight seconds of a CPU, and the first use of a strategy one more; a fork takes
+none. Nothing here computes before the fork, since threads of a parent do not live on in its children.
 
 A program finds its ranks as a fresh process would be: see rank_process. Whatever goes wrong on a rank ends all of them,
 since its peers may wait for it for ever; the next program gets new ones.
 """
 
-import fcntl
-import hashlib
 import multiprocessing
 import os
 import socket
-import sys
 import time
 from collections.abc import Callable
 from multiprocessing.connection import wait
@@ -72,7 +69,6 @@ class _Crew:
     """The ranks of one world."""
 
     def __init__(self, size: int) -> None:
-        _load_deepspeed_operator()
         context = multiprocessing.get_context("fork")
         pipes = [context.Pipe() for _ in range(size)]
         self._size = size
@@ -142,25 +138,6 @@ class _Crew:
 
 _crews: dict[int, _Crew] = {}
 """By their sizes; each waits for a program."""
-
-
-def _load_deepspeed_operator() -> None:
-    """Deepspeed compiles its communication operator at first use, and every process loads it; forks have it loaded.
-
-    What it is compiled against depends on the environment, so another environment has a folder of its own.
-    """
-    if "TORCH_EXTENSIONS_DIR" not in os.environ:
-        environment = hashlib.sha256(f"{sys.prefix} {torch.__version__}".encode()).hexdigest()[:12]
-        cache = Path.home() / ".cache" / "qwen3-finetune" / "torch-extensions" / environment
-        os.environ["TORCH_EXTENSIONS_DIR"] = str(cache)
-    folder = Path(os.environ["TORCH_EXTENSIONS_DIR"])
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "in-use", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # torch before 2.14 waits for ever for a builder that was killed
-        (folder / "deepspeed_shm_comm" / "lock").unlink(missing_ok=True)
-        from deepspeed.comm.torch import build_shm_op
-
-        build_shm_op()
 
 
 def _tail(log: Path, rank: int) -> str:

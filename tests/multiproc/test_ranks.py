@@ -11,7 +11,10 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from finetune_contract import RunConfig
 from finetune_trainer.distributed import World, sums
+from multiproc.cases import config, train
+from multiproc.parity import STRATEGIES
 from multiproc.ranks import RankFailedError, on_ranks
 
 
@@ -66,6 +69,11 @@ def saying(world: World, word: str) -> None:
     os.write(2, f"{word} on rank {world.rank}\n".encode())
 
 
+def compiling_into(world: World, folder: Path, run: RunConfig) -> None:
+    os.environ["TORCH_EXTENSIONS_DIR"] = str(folder)
+    train(world, run)
+
+
 def test_programs_run_in_the_same_processes_and_see_nothing_of_one_another(tmp_path: Path) -> None:
     log = tmp_path / "log"
     first, before = on_ranks(2, process_id, log=log), on_ranks(2, surroundings, log=log)
@@ -98,3 +106,12 @@ def test_a_program_that_fails_or_leaves_something_is_named_and_the_next_one_gets
     with pytest.raises(RankFailedError, match=message):
         on_ranks(2, program, log=tmp_path / "log")  # type: ignore[arg-type]
     assert not set(before) & set(on_ranks(2, process_id, log=tmp_path / "log"))
+
+
+def test_nothing_is_compiled(tmp_path: Path, odd_model: Path, odd_tokens: Path) -> None:
+    """DeepSpeed's own communication would take minutes and a compiler; no training uses it."""
+    run = config(
+        tmp_path / "run", odd_model, odd_tokens, batch=(1, 2, 2), max_steps=1, parallelism=STRATEGIES["ZeRO-2"]
+    )
+    on_ranks(2, compiling_into, tmp_path / "built", run, log=tmp_path / "log")
+    assert not (tmp_path / "built").exists()

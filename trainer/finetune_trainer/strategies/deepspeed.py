@@ -45,6 +45,9 @@ from deepspeed.utils import (
     safe_set_local_optimizer_state,
 )
 
+# It serves inference alone, and on a CPU it would be compiled, for minutes, at the first use.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
 _MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
