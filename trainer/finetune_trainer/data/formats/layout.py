@@ -54,7 +54,7 @@ class Layout:
             if columns.get(name) not in (None, 1):
                 raise RowError(
                     f"{name} is {seen(columns[name])}; rows have no weights of their own: take the column away, or put "
-                    "the rows into files and give dataset.sources weights"
+                    "the rows into several files and give those weights in dataset.mix"
                 )
         return columns
 
