@@ -122,6 +122,7 @@ async def _start_attempt(
         plan,
         status.preparation,
         backend.locations(run),
+        model_revision=status.model.revision if status.model else None,
         attempt=number,
         grace_seconds=settings.pods.grace_seconds,
     )

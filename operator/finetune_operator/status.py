@@ -395,6 +395,8 @@ class ArtifactStatus(StatusModel):
     """Over the sorted names and digests of its files."""
     bytes: int
     """Its size."""
+    serve: Annotated[str, StringConstraints(max_length=600)] | None = None
+    """vLLM's command for it, or what keeps vLLM from serving it."""
 
 
 class Status(StatusModel):

@@ -117,7 +117,13 @@ def failed_outcome(code: ExitCode, reason: str = "Broken", **fields: Any) -> Out
 
 def done_outcome() -> Outcome:
     """The outcome of a run that reached its last step."""
-    adapter = Artifact(kind="Adapter", path="/output/huanhuan/adapter", digest="sha256:" + "a" * 64, bytes=30_000_000)
+    adapter = Artifact(
+        kind="Adapter",
+        path="/output/huanhuan/adapter",
+        digest="sha256:" + "a" * 64,
+        bytes=30_000_000,
+        serve="vllm serve Qwen/Qwen3-8B --enable-lora --lora-modules huanhuan=/output/huanhuan/adapter",
+    )
     result = TrainingResult(
         steps=STEPS, final_loss=1.25, validation_loss=None, trained_tokens=265_000, artifacts=(adapter,)
     )

@@ -30,6 +30,7 @@ from finetune_contract.parallelism import (
 from finetune_contract.reports import (
     PEER_LOST,
     Artifact,
+    ArtifactKind,
     CheckpointReport,
     DatasetReport,
     ExitCode,
@@ -48,6 +49,7 @@ from finetune_contract.reports import (
 from finetune_contract.run_config import (
     ActivationCheckpointing,
     CheckpointConfig,
+    ModelOrigin,
     OptimizerConfig,
     Precision,
     PrepareConfig,
@@ -109,6 +111,7 @@ __all__ = [
     "Alarm",
     "AnySource",
     "Artifact",
+    "ArtifactKind",
     "BadRowPolicy",
     "BadRows",
     "BatchConfig",
@@ -145,6 +148,7 @@ __all__ = [
     "Method",
     "MlflowConfig",
     "ModelFacts",
+    "ModelOrigin",
     "ModelSource",
     "NonFinitePolicy",
     "OffloadDevice",

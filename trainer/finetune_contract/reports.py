@@ -124,15 +124,21 @@ class Failure(ContractModel):
     """For OUT_OF_MEMORY: what was asked for on top."""
 
 
+ArtifactKind = Literal["Adapter", "MergedModel", "Model"]
+"""PEFT's adapter alone; the base with it merged in; a model of which every weight was trained."""
+
+
 class Artifact(ContractModel):
     """Something a run leaves behind."""
 
-    kind: Literal["Adapter", "MergedModel", "Model"]
+    kind: ArtifactKind
     path: str
     """Absolute path in the trainer's file system."""
     digest: str = Field(pattern=r"^sha256:[0-9a-f]{64}$")
     """Over the sorted names and digests of the folder's files."""
     bytes: int
+    serve: str = Field(max_length=600)
+    """vLLM's command, or what keeps vLLM from serving it."""
 
 
 class TrainingResult(ContractModel):

@@ -10,7 +10,7 @@ from finetune_contract.batch import BatchConfig
 from finetune_contract.methods import Method
 from finetune_contract.parallelism import Parallelism
 from finetune_contract.schedules import Schedule
-from finetune_contract.sources import DatasetConfig, ModelSource
+from finetune_contract.sources import DatasetConfig, HubKind, ModelSource
 from finetune_contract.stability import EvaluationConfig, StabilityConfig
 from finetune_contract.tracking import TrackingConfig
 
@@ -21,6 +21,15 @@ class RunIdentity(ContractModel):
     name: str
     namespace: str
     uid: str
+
+
+class ModelOrigin(ContractModel):
+    """The repository that a model was fetched from: what an adapter names as its base, wherever it is loaded."""
+
+    hub: HubKind
+    id: str
+    revision: str | None
+    """The commit, where the hub told it; else the branch or tag that was asked for."""
 
 
 class Precision(StrEnum):
@@ -80,6 +89,8 @@ class RunConfig(ContractModel):
     attempt: int = Field(ge=1)
     model_dir: str
     """Absolute path of the prepared model folder (config, tokenizer, safetensors)."""
+    model_origin: ModelOrigin | None = None
+    """None: the model came from a volume."""
     tokens_dir: str
     """Absolute path of the token cache that the preparation wrote."""
     output_dir: str

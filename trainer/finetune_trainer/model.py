@@ -4,8 +4,9 @@ Every strategy starts from the same skeleton, whose parameters lie on the meta d
 the rows that it keeps. So a model that does not fit one host is never held by one, let alone once per rank.
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +76,10 @@ class WeightFiles:
             parts = [self.shape(part) for part in expert_layout.single_names(name, 0)]
             return (self._experts[name], sum(rows for rows, _ in parts), parts[0][1])
         return tuple(self._handle(name).get_slice(name).get_shape())
+
+    def bytes_of(self, names: Iterable[str]) -> int:
+        """Size of these tensors, by the files' headers."""
+        return sum(math.prod(self.shape(name)) * self.dtype(name).itemsize for name in names)
 
     def dtype(self, name: str) -> torch.dtype:
         """Dtype of the tensor `name`, without reading more than a row."""

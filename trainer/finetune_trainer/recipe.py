@@ -177,10 +177,12 @@ def pause(run: Run, number: int) -> None:
 
 def exported(run: Run, saved: checkpoint.Checkpoint) -> tuple[Artifact, ...]:
     """What the run leaves behind, made from a checkpoint and compared with the model in memory."""
-    logits_PV = export.prompt_logits(run.engine, run.world)
+    ids = export.prompt_ids(run.cache.training)
+    logits_PV = export.prompt_logits(run.engine, run.world, ids)
     if not bool(logits_PV.isfinite().all()):
         give_up(run, GiveUp("what the trained model answers is not finite", is_divergence=False))
-    finished = export.Finished(config=run.config, last=saved, logits_PV=logits_PV, dataset=run.cache.report)
+    export.check_saved(run.engine, saved, run.world)
+    finished = export.Finished(config=run.config, last=saved, ids=ids, logits_PV=logits_PV, dataset=run.cache.report)
     return export.exported(finished, run.world, run.stop)
 
 

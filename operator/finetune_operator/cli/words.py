@@ -79,16 +79,19 @@ def _success(status: Status) -> Iterator[str]:
     yield f"done: {steps} steps, final loss {status.final_loss}{validation}"
     for artifact in status.artifacts:
         yield f"{artifact.kind}: {artifact.path} ({artifact.digest})"
-    yield from _how_to_load(status.artifacts[0])
+    yield from _how_to_use(status.artifacts[-1])
 
 
-def _how_to_load(artifact: ArtifactStatus) -> Iterator[str]:
+def _how_to_use(artifact: ArtifactStatus) -> Iterator[str]:
     package, name = ("peft", "AutoPeftModelForCausalLM")
     if artifact.kind != "Adapter":
         package, name = ("transformers", "AutoModelForCausalLM")
     yield "load it:"
     yield f"    from {package} import {name}"
     yield f'    model = {name}.from_pretrained("{artifact.path}")'
+    if artifact.serve is not None:
+        yield "serve it:"
+        yield f"    {artifact.serve}"
 
 
 def _failure(status: Status, folder: RunFolder) -> Iterator[str]:

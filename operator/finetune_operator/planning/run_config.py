@@ -15,6 +15,7 @@ from finetune_contract import (
     HubSource,
     LinearSchedule,
     MlflowConfig,
+    ModelOrigin,
     ModelSource,
     OptimizerConfig,
     OverlongPolicy,
@@ -66,15 +67,21 @@ def run_config(
     preparation: PreparationStatus,
     locations: Locations,
     *,
+    model_revision: str | None,
     attempt: int,
     grace_seconds: int,
 ) -> RunConfig:
-    """What attempt number `attempt` of `run` is told. `grace_seconds`: between SIGTERM and SIGKILL."""
+    """What attempt number `attempt` of `run` is told.
+
+    `model_revision` is the commit that the hub resolved, if it told it; `grace_seconds` lie between SIGTERM and
+    SIGKILL.
+    """
     spec = run.spec
     return RunConfig(
         run=_identity(run),
         attempt=attempt,
         model_dir=preparation.model_dir,
+        model_origin=_origin(run.spec.model, model_revision),
         tokens_dir=preparation.tokens_dir,
         output_dir=locations.output_dir,
         method=trained_method(run),
@@ -97,6 +104,13 @@ def run_config(
         grace_seconds=grace_seconds,
         tracking=_tracking(spec.tracking),
     )
+
+
+def _origin(wanted: Model, revision: str | None) -> ModelOrigin | None:
+    if wanted.id is None:
+        return None
+    hub = HubKind(wanted.source)
+    return ModelOrigin(hub=hub, id=wanted.id, revision=revision or wanted.revision or _DEFAULT_BRANCH[hub])
 
 
 def _identity(run: Qwen3FineTune) -> RunIdentity:

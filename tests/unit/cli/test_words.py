@@ -71,10 +71,12 @@ def test_a_refused_plan_has_no_log(tmp_path: Path) -> None:
 
 
 def test_success_shows_where_the_adapter_is_and_how_to_load_it(tmp_path: Path) -> None:
-    adapter = ArtifactStatus(kind="Adapter", path="/runs/a/adapter", digest="sha256:1", bytes=1)
+    serve = "vllm serve Qwen/Qwen3-8B --enable-lora --lora-modules a=/runs/a/adapter"
+    adapter = ArtifactStatus(kind="Adapter", path="/runs/a/adapter", digest="sha256:1", bytes=1, serve=serve)
     words = closing_words(Status(phase=Phase.SUCCEEDED, artifacts=(adapter,)), RunFolder(tmp_path))
     assert "Adapter: /runs/a/adapter (sha256:1)" in words
     assert 'AutoPeftModelForCausalLM.from_pretrained("/runs/a/adapter")' in words
+    assert words.endswith(f"serve it:\n    {serve}")
 
 
 def test_a_run_that_goes_on_says_from_where() -> None:

@@ -8,7 +8,7 @@ from finetune_operator import manifests
 from finetune_operator.planning import Plan, make_plan, prepare_config, run_config
 from finetune_operator.resource import Qwen3FineTune
 from finetune_operator.settings import Settings
-from unit.planning.runs import PREPARATION, report, shape
+from unit.planning.runs import PREPARATION, REVISION, report, shape
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +48,15 @@ def made(run: Qwen3FineTune, settings: Settings | None = None, *, attempt: int =
     plan = make_plan(run, model=shape(run), dataset=dataset, gpu_memory_bytes=None)
     locations = manifests.pod_locations(run)
     prepare = prepare_config(run, locations)
-    config = run_config(run, plan, PREPARATION, locations, attempt=attempt, grace_seconds=settings.pods.grace_seconds)
+    config = run_config(
+        run,
+        plan,
+        PREPARATION,
+        locations,
+        model_revision=REVISION,
+        attempt=attempt,
+        grace_seconds=settings.pods.grace_seconds,
+    )
     return Made(
         plan=plan,
         prepare=prepare,

@@ -49,6 +49,8 @@ REPORT = DatasetReport(
 PREPARATION = PreparationStatus(
     model_dir="/cache/models/qwen3", tokens_dir="/cache/tokens/7777", finished_at="2026-11-24T12:00:00Z"
 )
+REVISION = "b968826d9c46dd6066d109eabc6255188de91218"
+"""The commit that the hub told the preparation."""
 LOCATIONS = Locations(cache_dir="/cache", inputs_dir="/inputs", output_dir="/output/example", progress_port=29501)
 
 

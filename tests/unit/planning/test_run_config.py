@@ -17,6 +17,7 @@ from finetune_contract import (
     HubSource,
     LinearSchedule,
     MlflowConfig,
+    ModelOrigin,
     PrepareConfig,
     RunConfig,
     S3Source,
@@ -26,12 +27,12 @@ from finetune_contract import (
 )
 from finetune_operator.planning import make_plan, prepare_config, run_config
 from finetune_operator.resource import Qwen3FineTune
-from unit.planning.runs import EXAMPLES, LOCATIONS, PREPARATION, UID, example, report, run, shape
+from unit.planning.runs import EXAMPLES, LOCATIONS, PREPARATION, REVISION, UID, example, report, run, shape
 
 
 def attempt(wanted: Qwen3FineTune, number: int = 1) -> RunConfig:
     plan = make_plan(wanted, model=shape(wanted), dataset=report(longest_sequence=256), gpu_memory_bytes=None)
-    return run_config(wanted, plan, PREPARATION, LOCATIONS, attempt=number, grace_seconds=300)
+    return run_config(wanted, plan, PREPARATION, LOCATIONS, model_revision=REVISION, attempt=number, grace_seconds=300)
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.yaml")), ids=lambda path: path.stem)
@@ -48,6 +49,12 @@ def test_the_run_is_told_where_it_is_and_which_attempt() -> None:
     assert (config.model_dir, config.tokens_dir) == (PREPARATION.model_dir, PREPARATION.tokens_dir)
     assert (config.output_dir, config.progress_port, config.grace_seconds) == ("/output/example", 29501, 300)
     assert config.batch == BatchConfig(global_sequences=16, micro_sequences=1, accumulation_steps=16, world_size=1)
+
+
+def test_the_trainer_is_told_where_the_model_came_from() -> None:
+    """For what an adapter names as its base: never a folder of the cache."""
+    assert attempt(run()).model_origin == ModelOrigin(hub=HubKind.HUGGING_FACE, id="Qwen/Qwen3-8B", revision=REVISION)
+    assert attempt(run(model={"source": "Volume", "path": "tiny/model"})).model_origin is None
 
 
 def test_volume_sources_lie_below_the_inputs() -> None:
