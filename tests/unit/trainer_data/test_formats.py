@@ -5,7 +5,9 @@ from typing import Any
 import pytest
 
 from finetune_contract import DatasetFormat
-from finetune_trainer.data.formats import Passage, Turn
+from finetune_trainer.data.formats import Passage, ToolCall, Turn
+from finetune_trainer.data.formats.conversation import Placed
+from finetune_trainer.data.formats.tools import check_calls
 from unit.trainer_data.rows import WEATHER, assistant, call, content_of, user
 
 ALPACA = DatasetFormat.ALPACA
@@ -131,7 +133,18 @@ def test_a_row_of_a_megabyte_is_read_in_linear_time(filling: str) -> None:
         assert content_of(row, ALPACA) is not None
 
 
-@pytest.mark.timeout(15)  # two seconds, or forty where every turn looks at all that follow
-def test_a_conversation_of_many_turns_is_read_in_linear_time() -> None:
-    listed = {"messages": [user("q"), assistant("a")] * 80_000}
-    assert len(content_of(listed, DatasetFormat.MESSAGES).turns) == 160_000
+class Counted(list[Placed]):
+    """Turns that count how many of them are read by number."""
+
+    reads = 0
+
+    def __getitem__(self, index: Any) -> Any:
+        self.reads += len(range(*index.indices(len(self)))) if isinstance(index, slice) else 1
+        return super().__getitem__(index)
+
+
+def test_no_turn_looks_at_all_that_follow() -> None:
+    exchange = [Turn("user", "q"), Turn("assistant", "", tool_calls=(ToolCall("weather", {}),)), Turn("tool", "sun")]
+    turns = Counted(Placed(f"messages[{n}]", turn) for n, turn in enumerate([*exchange, Turn("assistant", "a")] * 500))
+    check_calls(turns, [WEATHER])
+    assert turns.reads <= 3 * len(turns)

@@ -63,7 +63,7 @@ def refusal(dialogue: Dialogue, family: str, thinking: Thinking) -> str | None:
     return None
 
 
-@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(deadline=None, max_examples=200, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(dialogue=dialogues(), choice=st.sampled_from(CHOICES), supervise=st.sampled_from(Supervise))
 def test_every_token_is_learnt_or_not_as_the_oracle_says(
     families: Mapping[str, Any], dialogue: Dialogue, choice: tuple[str, Thinking], supervise: Supervise
@@ -84,7 +84,7 @@ def test_every_token_is_learnt_or_not_as_the_oracle_says(
     assert learnt_texts(tokenizer, document) == [normal(answer) for answer in answers]
 
 
-@settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(deadline=None, max_examples=100, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(dialogue=dialogues(), choice=st.sampled_from(CHOICES))
 def test_the_last_answer_stands_behind_exactly_the_ids_that_a_server_sends(
     families: Mapping[str, Any], dialogue: Dialogue, choice: tuple[str, Thinking]

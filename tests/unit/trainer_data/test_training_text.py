@@ -55,7 +55,7 @@ def outcome(make: Any) -> str:
         return f"refused: {error}"
 
 
-@settings(deadline=None, max_examples=400, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=300, suppress_health_check=[HealthCheck.too_slow])
 @given(messages=MESSAGES, family=st.sampled_from(FAMILIES), thinks=st.booleans())
 def test_pieces_give_what_the_template_renders(
     texts: dict[str, tuple[ChatTemplate, TrainingTexts]], messages: list[dict[str, str]], family: str, thinks: bool
