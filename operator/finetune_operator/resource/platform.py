@@ -123,9 +123,9 @@ class Tracking(ResourceModel):
     def secrets(self) -> dict[str, SecretKeyRef]:
         """The Secret of each tracker that needs one, by its field below `tracking`."""
         named = {
-            "swanlab.apiKeySecret": self.swanlab and self.swanlab.api_key_secret,
-            "wandb.apiKeySecret": self.wandb and self.wandb.api_key_secret,
-            "mlflow.tokenSecret": self.mlflow and self.mlflow.token_secret,
+            "swanlab.apiKeySecret": self.swanlab.api_key_secret if self.swanlab else None,
+            "wandb.apiKeySecret": self.wandb.api_key_secret if self.wandb else None,
+            "mlflow.tokenSecret": self.mlflow.token_secret if self.mlflow else None,
         }
         return {field: secret for field, secret in named.items() if secret is not None}
 
