@@ -14,6 +14,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from finetune_trainer.model import elements
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
@@ -83,8 +85,8 @@ def _products(module: nn.Module) -> list[tuple[int, bool]]:
     if isinstance(module, nn.Embedding):
         return []
     # routers hold a matrix of their own, experts one tensor [experts, rows, columns]
-    matrices = [each for each in module.parameters(recurse=False) if each.ndim in (2, 3)]
-    return [(each.numel(), each.requires_grad) for each in matrices]
+    matrices = [(name, each) for name, each in module.named_parameters(recurse=False) if each.ndim in (2, 3)]
+    return [(elements(name, each), each.requires_grad) for name, each in matrices]
 
 
 def _active_share(model: nn.Module) -> float:

@@ -18,6 +18,8 @@ from peft.tuners.lora.layer import Linear
 from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor, nn
 
+from finetune_trainer.model import gather_whole
+
 
 class Dora(DoraLinearVariant):  # type: ignore[misc]
     """What PEFT's lora.Linear calls in place of W x + s B A x; merging is PEFT's."""
@@ -66,4 +68,4 @@ def install(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, Linear):
             module.lora_variant = dict.fromkeys(module.lora_variant, Dora())
-            module.gathers_whole = True
+            gather_whole(module)

@@ -24,6 +24,7 @@ from finetune_trainer.model import (
     Source,
     decoder_layers,
     materialise,
+    modules_gathered_whole,
     move_buffers,
     set_dtypes,
     trained_parameters,
@@ -43,6 +44,7 @@ from deepspeed.utils import (
     safe_set_full_optimizer_state,
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
+    set_z3_leaf_module,
 )
 
 # It serves inference alone, and on a CPU it would be compiled, for minutes, at the first use.
@@ -64,6 +66,7 @@ def prepare(
     generated = engine_config(config)
     dtype = COMPUTE_DTYPE[config.precision]
     set_dtypes(model, trained=dtype, frozen=dtype)
+    _gather_together(model)
     if config.parallelism.stage == 3:
         _materialise_in_parts(model, initial, config.parallelism, generated, world)
     else:
@@ -118,6 +121,19 @@ def _zero_config(parallelism: DeepSpeedParallelism) -> dict[str, Any]:
     if parallelism.offload_parameters is OffloadDevice.CPU:
         zero["offload_param"] = {"device": "cpu", "pin_memory": pin_memory}
     return zero
+
+
+def _gather_together(model: PreTrainedModel) -> None:
+    """Let stage 3 fetch the weights below some modules at once.
+
+    It takes up their gradients when that of their input is there, or, where the input needs none, before they are: so
+    even the first layer's input is made to need one.
+    """
+    modules = modules_gathered_whole(model)
+    for module in modules:
+        set_z3_leaf_module(module, True)
+    if modules:
+        model.enable_input_require_grads()
 
 
 def _materialise_in_parts(
