@@ -47,6 +47,10 @@ check: $(INSTALLED) ## ruff, mypy, import rules, CRD and chart drift
 	$(BIN)/lint-imports
 	$(BIN)/python -m finetune_operator.crd --check
 
+.PHONY: mutations
+mutations: $(INSTALLED) ## Take guards out one at a time and see their tests fail; WORDS="..." picks some
+	PYTHONPATH=tests $(BIN)/python -m mutations $(WORDS)
+
 .PHONY: format
 format: $(INSTALLED) ## Format the code and mend what ruff can mend
 	$(BIN)/ruff check --fix .

@@ -9,6 +9,7 @@ import torch
 from finetune_contract import RunConfig
 from finetune_trainer.distributed import World
 from multiproc.cases import FULL, LORA, config, losses, take_over, train, trained_tensors
+from multiproc.parity import METHODS
 from multiproc.ranks import on_ranks
 
 CASES: dict[str, dict[str, Any]] = {
@@ -23,32 +24,36 @@ TOLERANCE = 2e-2
 """Largest relative difference of a loss to fp32 in four steps; bf16 keeps 8 bits, about 4e-3."""
 
 
-def _straight_and_resumed(world: World, runs: dict[str, tuple[RunConfig, RunConfig]]) -> None:
-    for straight, resumed in runs.values():
-        train(world, straight)
-        take_over(world, Path(straight.output_dir), 2, Path(resumed.output_dir))
-        train(world, resumed)
+def _resumed(world: World, source: Path, run: RunConfig) -> None:
+    take_over(world, source, 2, Path(run.output_dir))
+    train(world, run)
 
 
-def test_half_precision_follows_fp32_and_resumes_exactly(folder: Path, small_model: Path, small_tokens: Path) -> None:
-    def run(name: str, **changes: Any) -> RunConfig:
-        checkpoints = {"every_steps": 2, "keep": 9}
-        return config(
-            folder / name, small_model, small_tokens, batch=(1, 2, 2), max_steps=4, checkpoint=checkpoints, **changes
-        )
-
-    runs = {name: (run(name, **case), run(f"{name}-resumed", **case)) for name, case in CASES.items()}
-    fp32 = {name: run(name, method=method) for name, method in (("fp32-LoRA", LORA), ("fp32-Full", FULL))}
-    on_ranks(2, _straight_and_resumed, runs, log=folder / "half")
-    on_ranks(2, _all, list(fp32.values()), log=folder / "fp32")
-    for name, case in CASES.items():
-        reference = losses(folder / f"fp32-{case['method']['type']}")
-        assert losses(folder / name) == pytest.approx(reference, rel=TOLERANCE), name
-        expected, found = trained_tensors(folder / name, 4), trained_tensors(folder / f"{name}-resumed", 4)
-        assert {tensor.dtype for tensor in found.values()} == {torch.float32}, name
-        assert [key for key in expected if not torch.equal(expected[key], found[key])] == [], name
+@pytest.fixture(scope="module")
+def in_fp32(folder: Path, odd_model: Path, odd_tokens: Path) -> dict[str, dict[int, float]]:
+    """The losses of fp32, by method."""
+    found = {}
+    for name, method in METHODS.items():
+        run = _run(folder / f"fp32-{name}", odd_model, odd_tokens, method=method)
+        on_ranks(2, train, run, log=folder / "fp32")
+        found[name] = losses(Path(run.output_dir))
+    return found
 
 
-def _all(world: World, runs: list[RunConfig]) -> None:
-    for run in runs:
-        train(world, run)
+def _run(output: Path, model: Path, tokens: Path, **changes: Any) -> RunConfig:
+    return config(
+        output, model, tokens, batch=(1, 2, 2), max_steps=4, checkpoint={"every_steps": 2, "keep": 9}, **changes
+    )
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_half_precision_follows_fp32_and_resumes_exactly(
+    name: str, folder: Path, odd_model: Path, odd_tokens: Path, in_fp32: dict[str, dict[int, float]]
+) -> None:
+    case, straight, resumed = CASES[name], folder / name, folder / f"{name}-resumed"
+    on_ranks(2, train, _run(straight, odd_model, odd_tokens, **case), log=straight)
+    on_ranks(2, _resumed, straight, _run(resumed, odd_model, odd_tokens, **case), log=resumed)
+    assert losses(straight) == pytest.approx(in_fp32[case["method"]["type"]], rel=TOLERANCE)
+    expected, found = trained_tensors(straight, 4), trained_tensors(resumed, 4)
+    assert {tensor.dtype for tensor in found.values()} == {torch.float32}
+    assert [key for key in expected if not torch.equal(expected[key], found[key])] == []

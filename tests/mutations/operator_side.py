@@ -1,0 +1,97 @@
+"""What the operator promises."""
+
+from mutations.mutation import Mutation
+
+OPERATOR = "operator/finetune_operator"
+UNIT = "tests/unit"
+FENCED = "attempt k+1 starts when no worker of attempt k is left"
+CRASH = "an operator killed after any write converges to the same objects"
+RESTRICTED = "pods meet Pod Security restricted, and hold no token"
+BATCH = "the global batch is kept, whatever the number of GPUs"
+
+_RECORDED = """\
+    if was_written:
+        await backend.publish_status(run, decision.status)
+"""
+_ACTED = """\
+    for action in decision.actions:
+        await _act(action, run, decision.status, plan, backend, settings)
+"""
+
+MUTATIONS = [
+    Mutation(
+        guards=FENCED,
+        name="the next attempt does not wait",
+        file=f"{OPERATOR}/lifecycle/decisions.py",
+        old="    if not may_start or not all(is_over(attempt) for attempt in observed):\n",
+        new="    if not may_start:\n",
+        tests=(
+            f"{UNIT}/lifecycle/test_decisions.py::test_the_next_attempt_waits_until_no_worker_of_the_last_is_left",
+            f"{UNIT}/lifecycle/test_properties.py",
+        ),
+        shows="",
+    ),
+    Mutation(
+        guards=FENCED,
+        name="a worker that waits for its node counts as gone",
+        file=f"{OPERATOR}/lifecycle/attempts.py",
+        old="_ALIVE = frozenset({WorkerState.WAITING, WorkerState.RUNNING})",
+        new="_ALIVE = frozenset({WorkerState.RUNNING})",
+        tests=(f"{UNIT}/lifecycle/test_decisions.py", f"{UNIT}/lifecycle/test_properties.py"),
+        shows="",
+    ),
+    Mutation(
+        guards=CRASH,
+        name="acts come before the record of them",
+        file=f"{OPERATOR}/reconcile.py",
+        old=_RECORDED + _ACTED,
+        new=_ACTED + _RECORDED,
+        tests=(f"{UNIT}/reconcile/test_passes.py::test_the_status_is_written_before_anything_is_made",),
+        shows="assert",
+    ),
+    Mutation(
+        guards="a settled run costs no writes",
+        name="every pass writes the status",
+        file=f"{OPERATOR}/reconcile.py",
+        old="    was_written = decision.status != previous\n",
+        new="    was_written = True\n",
+        tests=(f"{UNIT}/reconcile/test_passes.py::test_second_pass_writes_nothing",),
+        shows="assert",
+    ),
+    Mutation(
+        guards=RESTRICTED,
+        name="containers may gain privileges",
+        file=f"{OPERATOR}/manifests/pod.py",
+        old='"allowPrivilegeEscalation": False,',
+        new='"allowPrivilegeEscalation": True,',
+        tests=(f"{UNIT}/manifests/test_pods.py::test_pods_meet_pod_security_restricted",),
+        shows="assert",
+    ),
+    Mutation(
+        guards=RESTRICTED,
+        name="pods hold their service account's token",
+        file=f"{OPERATOR}/manifests/pod.py",
+        old='"automountServiceAccountToken": False,',
+        new='"automountServiceAccountToken": True,',
+        tests=(f"{UNIT}/manifests/test_pods.py::test_pods_hold_no_credentials_and_are_never_restarted_in_place",),
+        shows="assert",
+    ),
+    Mutation(
+        guards=BATCH,
+        name="accumulation does not make up for a smaller micro-batch",
+        file=f"{OPERATOR}/planning/batch.py",
+        old="accumulation_steps=global_sequences // (micro_sequences * topology.world_size),",
+        new="accumulation_steps=max(1, global_sequences // (micro_sequences * topology.world_size) - 1),",
+        tests=(f"{UNIT}/planning/test_batch.py", f"{UNIT}/planning/test_properties.py"),
+        shows="",
+    ),
+    Mutation(
+        guards=BATCH,
+        name="a batch that the ranks cannot share is rounded",
+        file=f"{OPERATOR}/planning/batch.py",
+        old="    if rest == 0 and share > 0:\n",
+        new="    if share > 0:\n",
+        tests=(f"{UNIT}/planning/test_batch.py",),
+        shows="",
+    ),
+]
