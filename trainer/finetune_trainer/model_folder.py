@@ -7,8 +7,8 @@ from typing import Any
 
 from finetune_contract import ExpertFacts, FullMethod, Method, ModelFacts
 from finetune_trainer import targets
+from finetune_trainer.data.digests import file_digest
 from finetune_trainer.data.errors import PreparationError
-from finetune_trainer.data.folders import file_digest
 
 MODEL_TYPES = ("qwen3", "qwen3_moe")
 TOKENIZER_FILES = (

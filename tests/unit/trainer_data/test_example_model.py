@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from transformers import Qwen3ForCausalLM
 
-from finetune_trainer.data.folders import file_digest
+from finetune_trainer.data.digests import file_digest
 from finetune_trainer.model_folder import model_config
 from support.tiny import make_model_script, tiny_model_dir
 

@@ -112,7 +112,7 @@ class SplitFiles:
     def created(cls, folder: Path, *, documents: int, tokens: int) -> "SplitFiles":
         """New files of a split with so many documents and tokens."""
         folder.mkdir(parents=True, exist_ok=True)
-        lengths = {
+        lengths: dict[str, tuple[type[np.generic], int]] = {
             "input_ids": (np.int32, tokens),
             "supervised": (np.uint8, tokens),
             "documents": (np.int64, documents + 1),
@@ -140,7 +140,7 @@ class SplitFiles:
     def _write(self, name: str, first: int, values: NDArray[np.generic]) -> None:
         with open(self._folder / f"{name}.npy", "r+b") as file:
             file.seek(self._offsets[name] + first * values.dtype.itemsize)
-            file.write(memoryview(np.ascontiguousarray(values)).cast("B"))
+            file.write(np.ascontiguousarray(values).view(np.uint8).data)
 
 
 def _write_header(path: Path, dtype: type[np.generic], length: int) -> int:

@@ -50,7 +50,7 @@ class Selection:
         if self.held_out is None or not len(self.held_out):
             return np.zeros(len(contents), dtype=bool)
         places = np.minimum(np.searchsorted(self.held_out, contents), len(self.held_out) - 1)
-        return np.equal(self.held_out[places], contents)
+        return np.asarray(self.held_out[places] == contents)
 
     def copies(self, source: int, first: int, contents: Hashes) -> NDArray[np.int64]:
         """How often each of these documents stands in an epoch; they are a source's from number `first` on."""

@@ -133,7 +133,7 @@ def _gather_together(model: PreTrainedModel) -> None:
     for module in modules:
         set_z3_leaf_module(module, True)
     if modules:
-        model.enable_input_require_grads()
+        model.enable_input_require_grads()  # type: ignore[no-untyped-call]
 
 
 def _materialise_in_parts(
