@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -41,7 +42,17 @@ class Kubectl:
 
     def wait(self, *words: str, timeout: float = 120) -> None:
         """`kubectl wait <words>`, for at most `timeout` seconds."""
-        self("wait", *words, f"--timeout={timeout:.0f}s", timeout=timeout + 10)
+        deadline = time.monotonic() + timeout
+        while True:
+            left = max(deadline - time.monotonic(), 1)
+            try:
+                self("wait", *words, f"--timeout={left:.0f}s", timeout=left + 10)
+                return
+            except HarnessError as error:
+                # kubectl gives up on an object whose conditions nobody has written yet, instead of waiting for them
+                if "conditions accessor error" not in str(error) or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
 
     def works(self, *words: str) -> bool:
         """Whether `kubectl <words>` succeeds."""
