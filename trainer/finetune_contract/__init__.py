@@ -27,6 +27,7 @@ from finetune_contract.parallelism import (
     OffloadDevice,
     Parallelism,
 )
+from finetune_contract.push import PushConfig, PushTarget
 from finetune_contract.reports import (
     PEER_LOST,
     Artifact,
@@ -42,6 +43,8 @@ from finetune_contract.reports import (
     Outcome,
     PrepareOutcome,
     Progress,
+    Pushed,
+    PushOutcome,
     SourceReport,
     Stage,
     TrainingResult,
@@ -160,6 +163,10 @@ __all__ = [
     "PrepareConfig",
     "PrepareOutcome",
     "Progress",
+    "PushConfig",
+    "PushOutcome",
+    "PushTarget",
+    "Pushed",
     "QloraMethod",
     "Quantization",
     "RunConfig",

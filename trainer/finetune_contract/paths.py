@@ -6,6 +6,7 @@ CONFIG_DIR = PurePosixPath("/config")
 """Where the ConfigMap is mounted."""
 PREPARE_FILE = "prepare.json"
 RUN_FILE = "run.json"
+PUSH_FILE = "push.json"
 
 CACHE_DIR = PurePosixPath("/cache")
 """Shared between runs: models, token caches, compiled kernels. Content-addressed; safe to share."""
@@ -35,6 +36,8 @@ PROGRESS_PORT_FILE_ENV = "FINETUNE_PROGRESS_PORT_FILE"
 """If set, rank 0 writes the port it serves on into this file: how a laptop finds a port that was picked at random."""
 HUB_TOKEN_ENV = "FINETUNE_HUB_TOKEN"  # noqa: S105 - the name of a variable
 """Token for a gated model; set in the preparation's pod alone."""
+PUSH_TOKEN_ENV = "FINETUNE_PUSH_TOKEN"  # noqa: S105 - the name of a variable
+"""Token that may write to the hub; set in the pod that pushes, and nowhere else."""
 
 
 def dataset_token_env(number: int) -> str:

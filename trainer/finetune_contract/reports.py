@@ -287,7 +287,29 @@ class PrepareOutcome(ContractModel):
         return _fitted(self)
 
 
-def _fitted(outcome: Outcome | PrepareOutcome) -> str:
+class Pushed(ContractModel):
+    """Where an artifact stands on a hub."""
+
+    kind: ArtifactKind
+    url: str = Field(max_length=500)
+    commit: str | None = Field(default=None, max_length=64)
+    """None where the hub does not tell it (ModelScope)."""
+
+
+class PushOutcome(ContractModel):
+    """How a push ended: exactly one of pushed or failure."""
+
+    version: Literal[1] = CONTRACT_VERSION  # type: ignore[assignment]
+    exit_code: ExitCode
+    pushed: tuple[Pushed, ...] = Field(default=(), max_length=2)
+    failure: Failure | None = None
+
+    def to_message(self) -> str:
+        """This outcome as JSON of at most TERMINATION_MESSAGE_BYTES bytes."""
+        return _fitted(self)
+
+
+def _fitted(outcome: Outcome | PrepareOutcome | PushOutcome) -> str:
     text = outcome.model_dump_json(exclude_none=True)
     if len(text.encode()) <= TERMINATION_MESSAGE_BYTES or outcome.failure is None:
         assert len(text.encode()) <= TERMINATION_MESSAGE_BYTES, "only a failure's texts can be long"

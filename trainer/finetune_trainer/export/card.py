@@ -12,11 +12,11 @@ from typing import Any, Final
 
 from huggingface_hub import ModelCardData, metadata_load
 
-from finetune_contract import ArtifactKind, HubKind
+from finetune_contract import ArtifactKind, HubKind, QloraMethod
 from finetune_contract.paths import ATTEMPTS, LOSSES_FILE
 from finetune_trainer.export.checks import Likeness
 from finetune_trainer.export.finished import Finished
-from finetune_trainer.export.serving import serving
+from finetune_trainer.usage import Place, usage
 
 _PACKAGES: Final = ("torch", "transformers", "peft", "safetensors", "qwen3-finetune")
 _RELATION: Final = {"Adapter": "adapter", "MergedModel": "finetune", "Model": "finetune"}
@@ -39,10 +39,8 @@ def model_card(finished: Finished, kind: ArtifactKind, folder: Path, place: str,
     parts = [
         f"---\n{metadata(finished, kind)}\n---",
         f"# {finished.config.run.name}",
-        f"{_WHAT[kind]} {_base_words(finished)}.",
-        "## Use",
-        f"```python\n{loading(kind, place, has_template=_has_template(folder))}\n```",
-        _serving_words(serving(kind, folder, place, finished.config.run.name)),
+        f"{_WHAT[kind]} {_base_words(finished)}.{_four_bits(finished, kind)}",
+        usage(kind, folder, Place(name=place), finished.config.run.name).rstrip(),
         "## Training",
         _table(("", ""), _facts(finished)),
         *_losses(finished),
@@ -76,46 +74,22 @@ def _metadata_of_base(model_dir: Path) -> dict[str, Any]:
     return {key: known[key] for key in ("license", "license_name", "license_link", "language") if known.get(key)}
 
 
-def loading(kind: ArtifactKind, place: str, *, has_template: bool) -> str:
-    """Python that loads the artifact and lets it answer, with transformers and PEFT alone."""
-    package, name = ("transformers", "AutoModelForCausalLM")
-    imports = "from transformers import AutoModelForCausalLM, AutoTokenizer"
-    if kind == "Adapter":
-        package, name = ("peft", "AutoPeftModelForCausalLM")
-        imports = f"from {package} import {name}\nfrom transformers import AutoTokenizer"
-    prompt = 'tokenizer("The meaning of life is", return_tensors="pt")'
-    if has_template:
-        prompt = (
-            'tokenizer.apply_chat_template(\n    [{"role": "user", "content": "Who are you?"}], '
-            'add_generation_prompt=True, return_tensors="pt", return_dict=True\n)'
-        )
-    return f"""{imports}
-
-place = "{place}"
-model = {name}.from_pretrained(place, dtype="auto", device_map="auto")
-tokenizer = AutoTokenizer.from_pretrained(place)
-prompt = {prompt}.to(model.device)
-answer = model.generate(**prompt, max_new_tokens=128)
-print(tokenizer.decode(answer[0, prompt["input_ids"].shape[1]:], skip_special_tokens=True))"""
-
-
-def _has_template(folder: Path) -> bool:
-    if (folder / "chat_template.jinja").is_file():
-        return True
-    settings = folder / "tokenizer_config.json"
-    return settings.is_file() and bool(json.loads(settings.read_text(encoding="utf-8")).get("chat_template"))
-
-
-def _serving_words(text: str) -> str:
-    return f"```console\n{text}\n```" if text.startswith("vllm ") else f"{text}."
-
-
 def _base_words(finished: Finished) -> str:
     origin = finished.config.model_origin
     if origin is None:
         return f"`{Path(finished.config.model_dir).name}`, a model from a volume"
     revision = f" at revision `{origin.revision}`" if origin.revision else ""
     return f"[{origin.id}]({_PAGE[origin.hub].format(origin.id)}){revision}"
+
+
+def _four_bits(finished: Finished, kind: ArtifactKind) -> str:
+    if not isinstance(finished.config.method, QloraMethod):
+        return ""
+    if kind == "Adapter":
+        return (
+            " It was trained on the base in four bits (nf4): on the base as published it answers a little differently."
+        )
+    return " The base's weights carry the error of the four bits (nf4) that it was trained in."
 
 
 def _facts(finished: Finished) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,6 @@
 """How an artifact comes to stand on the output volume: grown beside its place, and named when it is whole."""
 
 import errno
-import hashlib
 import logging
 import shutil
 from collections.abc import Iterator
@@ -9,9 +8,10 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from finetune_contract import Artifact, ArtifactKind
+from finetune_trainer.artifacts import artifact_digest, files_of
 from finetune_trainer.checkpoint import Disk
-from finetune_trainer.export.serving import serving
 from finetune_trainer.failures import UserError
+from finetune_trainer.usage import Place, serving
 
 log = logging.getLogger("finetune")
 
@@ -62,24 +62,15 @@ def _refused_by_volume(error: OSError, target: Path, needed_bytes: int, checkpoi
 
 def artifact(kind: ArtifactKind, folder: Path, name: str) -> Artifact:
     """What stands in `folder`, by its digest; to be served as `name`."""
-    digest, size = hashlib.sha256(), 0
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        digest.update(f"{path.name} {file_digest(path)}\n".encode())
-        size += path.stat().st_size
+    size = sum(path.stat().st_size for path in files_of(folder))
     log.info("artifact=%s kind=%s bytes=%d", folder, kind, size)
     return Artifact(
         kind=kind,
         path=str(folder),
-        digest=f"sha256:{digest.hexdigest()}",
+        digest=artifact_digest(folder),
         bytes=size,
-        serve=serving(kind, folder, str(folder), name),
+        serve=serving(kind, folder, Place(name=str(folder)), name),
     )
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def copy_files(source: Path, folder: Path, names: Iterator[str], disk: Disk) -> None:
