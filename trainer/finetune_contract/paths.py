@@ -25,6 +25,9 @@ ATTEMPTS = "attempts"
 LOSSES_FILE = "losses.jsonl"
 """In an attempt folder: a line per step {"step", "loss", "grad_norm", "learning_rate", "tokens"} at full precision."""
 
+EXPERTS_FILE = "experts.jsonl"
+"""In an attempt folder of a mixture of experts: now and then a line {"step", "shares": per layer and expert}."""
+
 PROGRESS_PORT = 29501
 """Rank 0 serves /progress and /metrics here in a pod."""
 RENDEZVOUS_PORT = 29500

@@ -92,6 +92,8 @@ class Progress(ContractModel):
     eta_seconds: float | None = None
     peak_memory_bytes: int | None = None
     """Largest over the ranks, as the accelerator's allocator saw it; host memory on a CPU."""
+    expert_imbalance_ratio: float | None = None
+    """Tokens of a mixture's busiest expert / mean of its layer, in the layer where that is largest: 1 is balanced."""
     indicators: Indicators | None = None
     """None before the first step."""
     alarms: tuple[Alarm, ...] = Field(default=(), max_length=MAX_ALARMS)

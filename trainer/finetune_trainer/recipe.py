@@ -30,7 +30,7 @@ from finetune_trainer.rollback import give_up, keep_stable, roll_back_as_owed
 from finetune_trainer.running import Position, Run, stop_now_if_agreed
 from finetune_trainer.saving import collect, finish, resume, save, save_before_the_grace_is_over
 from finetune_trainer.stability import GiveUp
-from finetune_trainer.stepping import queue_step, settle
+from finetune_trainer.stepping import queue_step, report_experts, settle
 from finetune_trainer.stopping import Stop, StopAgreedError, heeding, stop_if_told
 from finetune_trainer.validation import validate
 
@@ -134,6 +134,7 @@ def train(run: Run) -> None:
         queued = queue_step(run, step)
         settle(run)  # the step before, which is done by now
         run.in_flight = queued
+        report_experts(run, step.number)
         collect(run)
         keep_stable(run)
         pause(run, step.number)

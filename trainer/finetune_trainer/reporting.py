@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from finetune_contract import Alarm, CheckpointReport, Indicators, Progress, RunConfig, Stage
-from finetune_contract.paths import ATTEMPTS, LOSSES_FILE, PROGRESS_PORT_FILE_ENV
+from finetune_contract.paths import ATTEMPTS, EXPERTS_FILE, LOSSES_FILE, PROGRESS_PORT_FILE_ENV
+from finetune_trainer.measuring.expert_load import ExpertLoad
 from finetune_trainer.measuring.meter import Figures
 from finetune_trainer.measuring.readings import Reading
 from finetune_trainer.serving import Snapshot, server
@@ -98,6 +99,17 @@ class Reporter:
         self.update(validation_loss=loss, best_validation_loss=best)
         log.info("validation_loss=%.4f step=%d", loss, self.progress.step)
         self._track({"validation_loss": loss})
+
+    def experts(self, step: int, load: ExpertLoad) -> None:
+        """Note how a mixture's tokens were spread: a line of experts.jsonl, a log line, the trackers."""
+        self.update(expert_imbalance_ratio=load.imbalance)
+        if not self._active:
+            return
+        line = {"step": step, "shares": [[round(share, 5) for share in layer] for layer in load.shares]}
+        with open(self._losses_file.with_name(EXPERTS_FILE), "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        log.info("experts at step=%d: %s", step, load)
+        self._track({"expert_imbalance_ratio": load.imbalance})
 
     def saved(self, checkpoint: CheckpointReport) -> None:
         """Note a complete checkpoint."""

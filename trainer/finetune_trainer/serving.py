@@ -32,6 +32,7 @@ _PROGRESS = {
     "step_seconds": "Median duration of a step.",
     "eta_seconds": "Seconds left until the last step.",
     "peak_memory_bytes": "Largest memory held by a rank.",
+    "expert_imbalance_ratio": "Tokens of a mixture's busiest expert over the mean of its layer; 1 is balanced.",
 }
 
 

@@ -15,7 +15,9 @@ from torch import Tensor
 from finetune_trainer import methods
 from finetune_trainer.data.batch import Step
 from finetune_trainer.distributed import summed_on_device
+from finetune_trainer.experts import take_load
 from finetune_trainer.loss import poisoned, summed_loss
+from finetune_trainer.measuring.expert_load import LOAD_STEPS, load_of
 from finetune_trainer.optim import LossScale
 from finetune_trainer.rates import learning_rate, warmup_steps
 from finetune_trainer.readback import Readback
@@ -116,6 +118,14 @@ def report(run: Run, flight: InFlight, result: StepResult, grad_norm: float) -> 
         eta_seconds=figures.step_seconds * (run.total_steps - step.number),
         skipped_steps=run.position.stability.skipped_steps,
     )  # fmt: skip
+
+
+def report_experts(run: Run, step: int) -> None:
+    """Tell how a mixture spreads its tokens, if it is time to; all ranks come here after every step."""
+    if step % LOAD_STEPS == 0 or step == run.total_steps:
+        load_LX = take_load(run.engine.model)
+        if load_LX is not None:
+            run.reporter.experts(step, load_of(load_LX, run.world))
 
 
 def _seconds(run: Run, flight: InFlight) -> float:
