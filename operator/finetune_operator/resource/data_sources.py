@@ -81,7 +81,7 @@ _ONE_NAMED = (
 ONE_NAMED_WORDS = (
     "source {self.source} takes `{self.source == 'Volume' ? 'path' : self.source == 'S3' ? 'url' : 'id'}` and no other"
     " of path, url and id; there is {has(self.path) ? 'path ' : ''}{has(self.url) ? 'url ' : ''}{has(self.id) ? 'id' :"
-    " ''}"
+    " (has(self.path) || has(self.url) ? '' : 'none of them')}"
 )
 _OPTIONS_FIT = Rule(
     "(self.source == 'HuggingFace' || self.source == 'ModelScope'"
