@@ -96,25 +96,27 @@ def _largest(found: tuple[float, ...], expected: tuple[float, ...]) -> float:
 
 
 class Inputs:
-    """Model and tokens of each layout: the real vocabulary for packed rows, the odd one for the others."""
+    """Models and tokens: the real vocabulary for LoRA on packed rows, elsewhere the odd one, which is stricter."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        real, odd = tiny_model_dir(folder, "real"), odd_model_dir(folder)
-        self._models = {"packed": (real, REAL_VOCAB_SIZE), "unpacked": (odd, ODD_VOCAB_SIZE)}
-        self._tokens = {
-            layout: write_tokens(
-                folder / f"{layout}-tokens", vocab_size=vocab_size, training=SEQUENCES, validation=0,
-                most_documents=4 if layout == "packed" else 1,
-            )
-            for layout, (_, vocab_size) in self._models.items()
-        }  # fmt: skip
+        self._odd, self._real = odd_model_dir(folder), tiny_model_dir(folder, "real")
+        self._real_tokens = self._tokens("packed", REAL_VOCAB_SIZE)
+        self._odd_tokens = {layout: self._tokens(layout, ODD_VOCAB_SIZE) for layout in LAYOUTS}
+
+    def _tokens(self, layout: str, vocab_size: int) -> Path:
+        return write_tokens(
+            self._folder / f"{layout}-{vocab_size}", vocab_size=vocab_size, training=SEQUENCES, validation=0,
+            most_documents=4 if layout == "packed" else 1,
+        )  # fmt: skip
 
     def run(self, method: str, layout: str, name: str, **changes: Any) -> RunConfig:
         """STEPS steps of a method."""
+        is_real = (method, layout) == ("LoRA", "packed")
+        model, tokens = (self._real, self._real_tokens) if is_real else (self._odd, self._odd_tokens[layout])
         return config(
-            self._folder / name, self._models[layout][0], self._tokens[layout], method=METHODS[method],
-            epochs=1, max_steps=STEPS, checkpoint={"every_steps": 1000, "keep": 1}, **changes,
+            self._folder / name, model, tokens, method=METHODS[method], epochs=1, max_steps=STEPS,
+            checkpoint={"every_steps": 1000, "keep": 1}, **changes,
         )  # fmt: skip
 
     def of(self, cell: Cell) -> RunConfig:
@@ -177,8 +179,8 @@ def page(found: Mapping[Cell, Deviation]) -> str:
 Every cell: the largest relative deviation, over {STEPS} steps, of the loss / of the gradient norm before clipping, from
 one process that does the whole step in one pass. Columns: ranks x accumulation, and whether a sequence holds several
 documents. The global batch is 4 sequences of uneven length; the last step has one, so that ranks go empty. A tiny
-Qwen3, for packed rows with the real vocabulary of {REAL_VOCAB_SIZE:,}, for the others with one of {ODD_VOCAB_SIZE:,},
-which no number of ranks divides.
+Qwen3: for LoRA on packed rows with the real vocabulary of {REAL_VOCAB_SIZE:,}, elsewhere with one of
+{ODD_VOCAB_SIZE:,}, which no number of ranks divides.
 
 {table(found)}
 

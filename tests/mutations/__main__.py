@@ -2,7 +2,7 @@
 
 usage: python -m mutations [--list] [WORD ...]      a WORD picks the mutations whose guard, name or file contains it
 
-First every test concerned must pass on an unchanged copy. A mutation that no longer applies, or that no test notices,
+Every test concerned must pass on an unchanged copy first. A mutation that no longer applies, or that no test notices,
 is an error.
 """
 
@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutations import adapters, attention, checkpoints, data, loss, operator_side, stability, trial
+from mutations import adapters, attention, checkpoints, data, export, loss, operator_side, stability, trial
 from mutations.mutation import Mutation, StaleMutationError
 
 CATALOGUE: list[Mutation] = [
@@ -21,6 +21,7 @@ CATALOGUE: list[Mutation] = [
     *adapters.MUTATIONS,
     *checkpoints.MUTATIONS,
     *stability.MUTATIONS,
+    *export.MUTATIONS,
     *operator_side.MUTATIONS,
 ]
 
@@ -34,32 +35,37 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     trial.import_heavy()
     with trial.copied_repository() as root:
-        control = trial.run_tests(root, sorted({test for each in chosen for test in each.tests}))
-        if control.failures or control.problem:
-            print(f"without any mutation:\n{control.problem}", *control.failures, sep="\n")
+        tests = sorted({test for each in chosen for test in each.tests})
+        control = trial.run_tests(root, tests, until_first=False)
+        if control.problem:
+            print(f"without any mutation:\n{control.problem}")
             return 1
-        print(f"{control.passed} tests pass without a mutation\n", flush=True)
-        noticed = [_try(each, root) for each in chosen]
+        print(f"without any mutation {len(control.passed)} tests pass and {len(control.failures)} fail\n", flush=True)
+        noticed = [_try(each, root, control) for each in chosen]
     print(f"\n{sum(noticed)} of {len(chosen)} mutations were noticed")
     return 0 if all(noticed) else 1
 
 
-def _try(mutation: Mutation, root: Path) -> bool:
-    """Print a row of the table: guard | mutation | verdict."""
+def _try(mutation: Mutation, root: Path, control: trial.Result) -> bool:
+    """Print a row of the table: guard | mutation | verdict | time."""
     began = time.monotonic()
+    is_noticed, verdict = _verdict(mutation, root, control)
+    row = (mutation.guards, mutation.name, verdict.replace("|", "/"), f"{time.monotonic() - began:.0f} s")
+    print(f"| {' | '.join(row)} |", flush=True)
+    return is_noticed
+
+
+def _verdict(mutation: Mutation, root: Path, control: trial.Result) -> tuple[bool, str]:
+    if broken := control.fails(mutation.tests):
+        return False, f"NO VERDICT: {broken[0]} fails without it"
     try:
         before = mutation.apply(root)
     except StaleMutationError as error:
-        print(f"| {mutation.guards} | {mutation.name} | STALE: {error} |", flush=True)
-        return False
+        return False, f"STALE: {error}"
     try:
-        result = trial.run_tests(root, mutation.tests)
+        return judged(mutation, trial.run_tests(root, mutation.tests, until_first=True))
     finally:
         mutation.revert(root, before)
-    noticed, verdict = judged(mutation, result)
-    seconds = time.monotonic() - began
-    print(f"| {mutation.guards} | {mutation.name} | {verdict} | {seconds:.0f} s |", flush=True)
-    return noticed
 
 
 def judged(mutation: Mutation, result: trial.Result) -> tuple[bool, str]:
@@ -67,11 +73,12 @@ def judged(mutation: Mutation, result: trial.Result) -> tuple[bool, str]:
     if result.problem:
         return False, f"NO VERDICT: {result.problem}"
     if not result.failures:
-        return False, f"NOT NOTICED by {result.passed} tests"
-    fitting = [message for message in result.failures if mutation.shows in message]
-    if not fitting:
-        return False, f"FAILED OTHERWISE than {mutation.shows!r}: {result.failures[0][:300]}"
-    return True, fitting[0].splitlines()[0][:160].replace("|", "/")
+        return False, f"NOT NOTICED by {len(result.passed)} tests"
+    node, message = next(iter(result.failures.items()))
+    told = f"{node.partition('::')[2]}: {' '.join(message.split())[:200]}"
+    if mutation.shows.lower() not in message.lower():
+        return False, f"FAILED OTHERWISE than with {mutation.shows!r}: {told}"
+    return True, told
 
 
 if __name__ == "__main__":

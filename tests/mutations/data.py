@@ -37,11 +37,20 @@ MUTATIONS = [
     ),
     Mutation(
         guards="empty think blocks are not learnt",
-        name="an empty think block is an answer's own",
+        name="what a server puts before an answer without thinking is learnt",
+        file=f"{DATA}/masks.py",
+        old="tail = self._thinking_tail if answer.thinks else self._plain_tail",
+        new="tail = self._thinking_tail",
+        tests=(f"{TESTS}/test_chat.py::test_think_blocks_follow_the_policy_in_each_family",),
+        shows="assert",
+    ),
+    Mutation(
+        guards="empty think blocks are not learnt",
+        name="an empty block of an earlier answer is its own",
         file=f"{DATA}/masks.py",
         old="return len(self._empty) if is_empty_block and not answer.thinks else 0",
         new="return 0",
-        tests=SUPERVISION,
+        tests=(f"{TESTS}/test_chat.py", f"{TESTS}/test_training_text.py"),
         shows="assert",
     ),
     Mutation(
@@ -68,7 +77,7 @@ MUTATIONS = [
         file=f"{DATA}/chat.py",
         old="        if not len(learnt):\n",
         new="        if False:\n",
-        tests=SUPERVISION,
+        tests=(f"{TESTS}/test_chat.py::test_a_row_of_which_nothing_is_learnt_is_refused",),
         shows="",
     ),
     Mutation(
@@ -77,7 +86,7 @@ MUTATIONS = [
         file=f"{DATA}/bad_rows.py",
         old="    if policy.policy is BadRowPolicy.REFUSE:\n        return 0\n",
         new="",
-        tests=(f"{TESTS}/test_build.py", f"{TESTS}/test_cache.py", f"{TESTS}/test_prepare.py"),
+        tests=(f"{TESTS}/test_prepare.py::test_bad_rows_come_back_with_their_lines",),
         shows="",
     ),
     Mutation(

@@ -5,18 +5,19 @@ imported here, so every child imports it from the copy.
 """
 
 import importlib
+import json
 import multiprocessing
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
-import xml.etree.ElementTree as ET
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PRODUCT: Final = ("finetune_contract", "finetune_operator", "finetune_trainer")
@@ -28,11 +29,16 @@ SECONDS: Final = 600
 class Result:
     """What pytest said."""
 
-    passed: int
-    failures: tuple[str, ...]
-    """Messages of the tests that failed, and of fixtures."""
+    passed: tuple[str, ...]
+    """Node ids."""
+    failures: dict[str, str]
+    """Node id -> message, of tests and of their fixtures."""
     problem: str = ""
     """Why there is no verdict: nothing was collected, a file could not be imported, the time was up."""
+
+    def fails(self, tests: Sequence[str]) -> list[str]:
+        """Those of the failed that `tests`, node ids or files, mean."""
+        return [node for node in self.failures if any(node.startswith(test) for test in tests)]
 
 
 @contextmanager
@@ -60,23 +66,42 @@ def import_heavy() -> None:
     assert not loaded, f"{loaded} would hide the copy's"
 
 
-def run_tests(root: Path, tests: Sequence[str]) -> Result:
-    """Run `tests` of the copy at `root` until one fails."""
-    report, output = root / "mutation-report.xml", root / "mutation-output.txt"
+def run_tests(root: Path, tests: Sequence[str], *, until_first: bool) -> Result:
+    """Run `tests` of the copy at `root`, all of them or until one fails."""
+    report, output = root / "mutation-report.json", root / "mutation-output.txt"
     report.unlink(missing_ok=True)
-    process = multiprocessing.get_context("fork").Process(target=_child, args=(root, tests, report, output))
+    process = multiprocessing.get_context("fork").Process(
+        target=_child, args=(root, [*tests, *(["-x"] if until_first else [])], report, output)
+    )
     process.start()
-    process.join(SECONDS)
+    process.join(SECONDS * (1 if until_first else 4))
     if process.is_alive():
-        process.kill()
+        os.killpg(process.pid or 0, signal.SIGKILL)
         process.join()
-        return Result(0, (), f"no end after {SECONDS} s")
+        return Result((), {}, "no end in time")
     if process.exitcode not in (0, 1) or not report.exists():
-        return Result(0, (), f"pytest ended with {process.exitcode}:\n{output.read_text(errors='replace')[-2000:]}")
-    return _read(report)
+        return Result((), {}, f"pytest ended with {process.exitcode}:\n{output.read_text(errors='replace')[-2000:]}")
+    told = json.loads(report.read_text(encoding="utf-8"))
+    problem = "" if told["passed"] or told["failures"] else "nothing was run"
+    return Result(tuple(told["passed"]), told["failures"], problem)
 
 
-def _child(root: Path, tests: Sequence[str], report: Path, output: Path) -> None:
+class _Recorder:
+    """A plugin of pytest that keeps what became of each test."""
+
+    def __init__(self) -> None:
+        self.passed: list[str] = []
+        self.failures: dict[str, str] = {}
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            crash = getattr(report.longrepr, "reprcrash", None)
+            self.failures[report.nodeid] = report.longreprtext if crash is None else crash.message
+        elif report.when == "call" and report.passed:
+            self.passed.append(report.nodeid)
+
+
+def _child(root: Path, arguments: Sequence[str], report: Path, output: Path) -> None:
     os.setsid()
     written = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(written, 1)
@@ -93,16 +118,9 @@ def _child(root: Path, tests: Sequence[str], report: Path, output: Path) -> None
         assert str(found.origin).startswith(str(root)), f"{name} would come from {found.origin}"
     import pytest
 
-    code = pytest.main(["-q", "-x", "-p", "no:cacheprovider", f"--junit-xml={report}", *tests])
+    recorder = _Recorder()
+    code = pytest.main(["-q", "-p", "no:cacheprovider", *arguments], plugins=[recorder])
+    told = {"passed": recorder.passed, "failures": recorder.failures}
+    report.write_text(json.dumps(told), encoding="utf-8")
     sys.stdout.flush()
     os._exit(int(code))
-
-
-def _read(report: Path) -> Result:
-    passed, failures = 0, []
-    for case in ET.parse(report).getroot().iter("testcase"):  # noqa: S314 - pytest wrote it a moment ago
-        ends = [end for end in case if end.tag in ("failure", "error")]
-        failures += [f"{end.get('message', '')}\n{end.text or ''}" for end in ends]
-        passed += not ends and case.find("skipped") is None
-    problem = "" if passed or failures else "nothing was run"
-    return Result(passed, tuple(failures), problem)
