@@ -11,7 +11,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mutations import adapters, attention, checkpoints, data, export, loss, operator_side, stability, trial
+from mutations import (
+    adapters,
+    attention,
+    checkpoints,
+    data,
+    export,
+    loss,
+    methods,
+    operator_side,
+    stability,
+    trial,
+)
 from mutations.mutation import Mutation, StaleMutationError
 
 CATALOGUE: list[Mutation] = [
@@ -19,6 +30,7 @@ CATALOGUE: list[Mutation] = [
     *attention.MUTATIONS,
     *loss.MUTATIONS,
     *adapters.MUTATIONS,
+    *methods.MUTATIONS,
     *checkpoints.MUTATIONS,
     *stability.MUTATIONS,
     *export.MUTATIONS,

@@ -29,6 +29,16 @@ def tiny_model_dir(folder: Path, tokenizer: Literal["real", "tiny"] = "tiny") ->
     return target
 
 
+def wide_model_dir(folder: Path) -> Path:
+    """A Qwen3 of two layers with weights that ZeRO-3 parts with between two uses: it keeps those below 100,000."""
+    target = folder / "wide-qwen3"
+    maker = make_model_script()
+    target.mkdir(parents=True)
+    maker.save_tokenizer(target)
+    maker.save_model(target, maker.tiny_config(maker.VOCAB_SIZE, hidden_size=256, num_layers=2))
+    return target
+
+
 def odd_model_dir(folder: Path) -> Path:
     """A Qwen3 of two thin layers whose matrices no number of ranks cuts into equal parts; the tiny tokenizer."""
     target = folder / "odd-qwen3"
@@ -49,7 +59,7 @@ def tiny_mixture_dir(folder: Path, *, vocab_size: int = 1024) -> Path:
     make_model_script().save_tokenizer(target)
     torch.manual_seed(20250428)
     config = Qwen3MoeConfig(  # type: ignore[call-arg] # head_dim is known, and not in its signature
-        vocab_size=vocab_size, hidden_size=64, intermediate_size=192, moe_intermediate_size=64, num_hidden_layers=2,
+        vocab_size=vocab_size, hidden_size=64, intermediate_size=192, moe_intermediate_size=128, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=32, num_experts=8, num_experts_per_tok=2,
         norm_topk_prob=True, max_position_embeddings=40960, tie_word_embeddings=False, dtype="float32",
     )  # fmt: skip

@@ -146,19 +146,6 @@ def decoder_layers(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, Qwen3DecoderLayer | Qwen3MoeDecoderLayer)]
 
 
-def gather_whole(module: nn.Module) -> None:
-    """Say that weights below `module` are read without a call of the module that owns them.
-
-    A strategy that brings weights together module by module then does so for all of these at once.
-    """
-    module.gathers_whole = True  # type: ignore[assignment]
-
-
-def modules_gathered_whole(model: nn.Module) -> list[nn.Module]:
-    """The modules of which gather_whole was said."""
-    return [module for module in model.modules() if getattr(module, "gathers_whole", False)]
-
-
 def trained_parameters(model: nn.Module) -> Iterator[tuple[str, nn.Parameter]]:
     """The parameters that are trained, in the model's own order; tied ones once."""
     return ((name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad)

@@ -152,9 +152,9 @@ def test_the_table_tells_count_shape_rank_scaling_and_share(mixture: Path) -> No
     method = method_of(target_parameters=EXPERTS, rank_pattern={"q_proj": 8}, modules_to_save=("model.norm",))
     lines = lora.table(adapted(mixture, method).model).splitlines()
     rows = [line.split() for line in lines]
-    assert lines[0].startswith("27,200 of ")
-    assert ["q_proj", "2", "128", "x", "64", "8", "1", "3,072", "11.3%"] in rows
-    assert ["experts.gate_up_proj", "2", "8", "x", "128", "x", "64", "4", "2", "12,288", "45.2%"] in rows
+    assert lines[0].startswith("39,488 of ")
+    assert ["q_proj", "2", "128", "x", "64", "8", "1", "3,072", "7.8%"] in rows
+    assert ["experts.gate_up_proj", "2", "8", "x", "256", "x", "64", "4", "2", "20,480", "51.9%"] in rows
     assert ["norm", "1", "64", "whole", "64", "0.2%"] in rows
 
 

@@ -18,8 +18,6 @@ from peft.tuners.lora.layer import Linear
 from peft.tuners.lora.variants import DoraLinearVariant
 from torch import Tensor, nn
 
-from finetune_trainer.model import gather_whole
-
 
 class Dora(DoraLinearVariant):  # type: ignore[misc]
     """What PEFT's lora.Linear calls in place of W x + s B A x; merging is PEFT's."""
@@ -64,8 +62,7 @@ def lengths(weight_ED: Tensor) -> Tensor:
 
 
 def install(model: nn.Module) -> None:
-    """Put this variant in the place of PEFT's; the weights below such a module are read together."""
+    """Put this variant in the place of PEFT's."""
     for module in model.modules():
         if isinstance(module, Linear):
             module.lora_variant = dict.fromkeys(module.lora_variant, Dora())
-            gather_whole(module)

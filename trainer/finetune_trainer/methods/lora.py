@@ -34,7 +34,7 @@ from finetune_trainer.methods.names import (
     weight_of,
 )
 from finetune_trainer.methods.trained_table import trained_table
-from finetune_trainer.model import ALL_ROWS, Source, WeightFiles, gather_whole, trained_parameters
+from finetune_trainer.model import ALL_ROWS, Source, WeightFiles, trained_parameters
 
 _SHAPE = Callable[[str], tuple[int, ...]]
 
@@ -87,7 +87,6 @@ def _join_experts(model: nn.Module) -> None:
             group = cast(Any, module.get_base_layer())
             group.adapters = {**getattr(group, "adapters", {}), module.parameter_name: _factors(module)}
             module.forward = MethodType(_pass_on, module)
-            gather_whole(module)
 
 
 def _pass_on(wrapper: Any, *arguments: Any) -> Tensor:

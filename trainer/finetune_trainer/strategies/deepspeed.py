@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from finetune_contract import DeepSpeedParallelism, OffloadDevice, Precision, RunConfig
+from finetune_trainer import experts
 from finetune_trainer.distributed import World
 from finetune_trainer.failures import UserError
 from finetune_trainer.model import (
@@ -24,7 +25,6 @@ from finetune_trainer.model import (
     Source,
     decoder_layers,
     materialise,
-    modules_gathered_whole,
     move_buffers,
     set_dtypes,
     trained_parameters,
@@ -44,7 +44,6 @@ from deepspeed.utils import (
     safe_set_full_optimizer_state,
     safe_set_local_fp32_param,
     safe_set_local_optimizer_state,
-    set_z3_leaf_module,
 )
 
 # It serves inference alone, and on a CPU it would be compiled, for minutes, at the first use.
@@ -66,8 +65,8 @@ def prepare(
     generated = engine_config(config)
     dtype = COMPUTE_DTYPE[config.precision]
     set_dtypes(model, trained=dtype, frozen=dtype)
-    _gather_together(model)
     if config.parallelism.stage == 3:
+        _let_inputs_of_experts_learn(model)
         _materialise_in_parts(model, initial, config.parallelism, generated, world)
     else:
         materialise(model, initial, world.device)
@@ -123,16 +122,10 @@ def _zero_config(parallelism: DeepSpeedParallelism) -> dict[str, Any]:
     return zero
 
 
-def _gather_together(model: PreTrainedModel) -> None:
-    """Let stage 3 fetch the weights below some modules at once.
-
-    It takes up their gradients when that of their input is there, or, where the input needs none, before they are: so
-    even the first layer's input is made to need one.
-    """
-    modules = modules_gathered_whole(model)
-    for module in modules:
-        set_z3_leaf_module(module, True)
-    if modules:
+def _let_inputs_of_experts_learn(model: PreTrainedModel) -> None:
+    """Stage 3 gathers a mixture's block as one, and takes up all gradients in it when that of its input is there; or,
+    where the input needs none, as in a first layer whose attention is frozen, before they are."""
+    if experts.modules(model):
         model.enable_input_require_grads()  # type: ignore[no-untyped-call]
 
 
