@@ -141,8 +141,11 @@ _crews: dict[int, _Crew] = {}
 
 
 def _tail(log: Path, rank: int) -> str:
+    """The end of a rank's log; of one that died by a signal, where it was."""
     file = log.with_suffix(f".{rank}.log")
-    return file.read_text(errors="replace")[-3000:] if file.exists() else ""
+    text = file.read_text(errors="replace") if file.exists() else ""
+    crash = text.find("Fatal Python error")
+    return text[-3000:] if crash < 0 else text[crash : crash + 3000]
 
 
 def _free_port() -> int:

@@ -48,6 +48,7 @@ def accumulate(run: Run, step: Step) -> Tensor:
     engine, device = run.engine, run.world.device
     total = torch.zeros((), dtype=torch.float64, device=device)
     for index, micro in enumerate(step.micro_batches):
+        run.meter.between_passes(index)
         stop_if_agreed(run)
         run.meter.pass_begins(step, index)
         torch.manual_seed(dropout_seed(run.config.seed, step.number, index, run.world.rank))

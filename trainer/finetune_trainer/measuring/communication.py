@@ -6,6 +6,10 @@ what would be gained if communication cost nothing. Both contain waiting for slo
 
 Measured are the step's first micro-batch, which stands for all but the last, and the last one with the update. Only at
 these steps does the host wait for the device, at the ends of the windows; all others run undisturbed.
+
+A collective that begins within a window must end within it: torch notes a collective's end in the memory of the window
+that saw its beginning, which is freed when the window closes, and the process would die of it. So what runs beside the
+passes, such as the question whether to stop, is begun between two windows.
 """
 
 import logging
@@ -113,13 +117,14 @@ class CommunicationProbe:
         step = self._steps + 1
         return step >= self._first_step and (step - self._first_step) % self._every_steps == 0
 
+    def between_passes(self, index: int) -> None:
+        """Whatever was begun before micro-batch `index` has ended, and nothing new is begun before `pass_begins`."""
+        if index == 1 and self._profile is not None:
+            self._first = self._closed()
+
     def pass_begins(self, index: int, micro_batches: int) -> None:
         """Micro-batch `index` of a step is about to begin."""
-        if self._is_broken or not self._is_due:
-            return
-        if index == 1:
-            self._first = self._closed()
-        if index in (0, micro_batches - 1):
+        if index in (0, micro_batches - 1) and self._is_due and not self._is_broken:
             self._open()
 
     def step_done(self, micro_batches: int) -> Share | None:

@@ -106,6 +106,10 @@ class Meter:
                 self._counts.data_wait_seconds += self._clock() - self.began
             yield step
 
+    def between_passes(self, index: int) -> None:
+        """No collective is under way: what runs beside the passes may begin after this."""
+        self._probe.between_passes(index)
+
     def pass_begins(self, step: Step, index: int) -> None:
         """Micro-batch `index` of `step` is about to go forward."""
         self._probe.pass_begins(index, len(step.micro_batches))
