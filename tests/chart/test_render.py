@@ -1,7 +1,6 @@
 """What the chart renders, without a cluster."""
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
+from finetune_contract.version import __version__
 from finetune_operator.crd import definition
 from finetune_operator.settings import Settings, load_settings
 from harness.helm import Helm
@@ -47,10 +47,9 @@ def test_lint_finds_nothing(helm: Helm, chart: Path) -> None:
 
 
 def test_chart_and_images_have_the_projects_version(chart: Path) -> None:
-    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     about = yaml.safe_load((chart / "Chart.yaml").read_text())
-    assert (about["version"], about["appVersion"]) == (version, version)
-    assert set(re.findall(r"^ARG VERSION=(.*)$", (ROOT / "Dockerfile").read_text(), re.M)) == {version}
+    assert (about["version"], about["appVersion"]) == (__version__, __version__)
+    assert set(re.findall(r"^ARG VERSION=(.*)$", (ROOT / "Dockerfile").read_text(), re.M)) == {__version__}
 
 
 def test_a_plain_install_is_one_deployment_and_what_it_needs(render: Any) -> None:

@@ -14,11 +14,12 @@ from huggingface_hub import ModelCardData, metadata_load
 
 from finetune_contract import ArtifactKind, HubKind, QloraMethod
 from finetune_contract.paths import ATTEMPTS, LOSSES_FILE
+from finetune_contract.version import __version__
 from finetune_trainer.export.checks import Likeness
 from finetune_trainer.export.finished import Finished
 from finetune_trainer.usage import Place, usage
 
-_PACKAGES: Final = ("torch", "transformers", "peft", "safetensors", "qwen3-finetune")
+_PACKAGES: Final = ("torch", "transformers", "peft", "safetensors")
 _RELATION: Final = {"Adapter": "adapter", "MergedModel": "finetune", "Model": "finetune"}
 """The hub's word for how an artifact came from its base."""
 _WHAT: Final = {
@@ -144,7 +145,8 @@ def _check_words(kind: ArtifactKind, found: Likeness, kept: float) -> str:
 
 
 def _versions() -> Iterator[tuple[str, str]]:
-    return ((name, importlib.metadata.version(name)) for name in _PACKAGES)
+    yield from ((name, importlib.metadata.version(name)) for name in _PACKAGES)
+    yield "qwen3-finetune", __version__
 
 
 def _table(head: tuple[str, str], rows: Iterator[tuple[str, str]]) -> str:
