@@ -6,9 +6,11 @@ CHECKPOINT = "trainer/finetune_trainer/checkpoint"
 ENGINES = "trainer/finetune_trainer/strategies"
 EXACT = "ten steps are five, a stop and five more, bit for bit"
 SOUND = "a checkpoint is complete and as it was written, or it is not chosen"
+ELSEWHERE = "a run goes on with another number of ranks and another strategy"
 TOGETHER = "all ranks stop at the same place, whichever of them is told"
 STRAIGHT = "tests/multiproc/test_parity.py::test_five_and_five_steps_are_ten_steps_bit_for_bit"
 UNIT = "tests/unit/trainer/test_checkpoint.py"
+MOVED = "tests/multiproc/test_resume_elsewhere.py"
 STOPPED = "tests/multiproc/test_stopping.py::test_stopped_at_any_boundary_equals_unbroken[DDP]"
 
 MUTATIONS = [
@@ -64,6 +66,42 @@ MUTATIONS = [
         old="        torch.manual_seed(dropout_seed(run.config.seed, step.number, index, run.world.rank))\n",
         new="",
         tests=(STOPPED,),
+        shows="assert",
+    ),
+    Mutation(
+        guards=ELSEWHERE,
+        name="the number of ranks is one of the run's settings",
+        file=f"{CHECKPOINT}/state.py",
+        old='        "global_sequences": config.batch.global_sequences,\n',
+        new='        "global_sequences": config.batch.global_sequences,\n        "ranks": config.batch.world_size,\n',
+        tests=(MOVED,),
+        shows="other settings",
+    ),
+    Mutation(
+        guards=ELSEWHERE,
+        name="FSDP corrects its moments as if it had never moved",
+        file=f"{ENGINES}/fsdp.py",
+        old='"step": torch.tensor(float(saved.updates), device=',
+        new='"step": torch.tensor(0.0, device=',
+        tests=(MOVED,),
+        shows="assert",
+    ),
+    Mutation(
+        guards=ELSEWHERE,
+        name="a rank of ZeRO takes part of what the others hold",
+        file=f"{ENGINES}/deepspeed.py",
+        old="saved.exp_avg_sq(name, ALL_ROWS))",
+        new="saved.exp_avg_sq(name, ALL_ROWS) * (self.world.rank == 0))",
+        tests=(MOVED,),
+        shows="assert",
+    ),
+    Mutation(
+        guards=ELSEWHERE,
+        name="the rows of a step depend on the number of ranks",
+        file="trainer/finetune_trainer/data/loader.py",
+        old="shuffled(cache.training.num_sequences, seed, EPOCH_ORDER, part.epoch)",
+        new="shuffled(cache.training.num_sequences, seed, EPOCH_ORDER, part.epoch, batch.world_size)",
+        tests=(MOVED,),
         shows="assert",
     ),
     Mutation(
