@@ -1,6 +1,7 @@
 """The chart on a real API server: installed, upgraded and uninstalled without a trace but what is to be kept."""
 
 import json
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,7 +28,10 @@ def cluster(control_plane: ControlPlane) -> ControlPlane:
 @pytest.fixture
 def release(cluster: ControlPlane, chart: Path, request: pytest.FixtureRequest) -> Iterator[ControlPlane]:
     """A release, with the settings that a test gives as its parameter; gone afterwards together with the CRD."""
-    install(cluster, chart, *getattr(request, "param", ()))
+    settings = getattr(request, "param", ())
+    install(cluster, chart, *settings)
+    if "crds.enabled=false" not in settings:
+        until_served(cluster)
     yield cluster
     cluster.helm("uninstall", "kit", "--namespace", SYSTEM, "--ignore-not-found")
     cluster.kubectl("delete", "crd", CRD, "--ignore-not-found")
@@ -36,6 +40,13 @@ def release(cluster: ControlPlane, chart: Path, request: pytest.FixtureRequest) 
 def install(cluster: ControlPlane, chart: Path, *settings: str) -> None:
     words = [word for setting in settings for word in ("--set", setting)]
     cluster.helm("upgrade", "--install", "kit", chart, "--namespace", SYSTEM, *words)
+
+
+def until_served(cluster: ControlPlane) -> None:
+    """Return once clients find the new kind: its discovery follows the CRD by up to some seconds."""
+    deadline = time.monotonic() + 30
+    while not cluster.kubectl.works("get", "qwen3finetunes", "-n", TEAM):
+        assert time.monotonic() < deadline, "the API server does not serve qwen3finetunes"
 
 
 def traces(cluster: ControlPlane) -> set[str]:

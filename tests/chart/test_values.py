@@ -26,6 +26,8 @@ LEAVES = dict(leaves(VALUES))
 OTHER: dict[str, Any] = {
     "affinity": {"nodeAffinity": {}},
     "extraEnv": [{"name": "A", "value": "b"}],
+    "limits.sources": ["Volume"],
+    "limits.s3Endpoints": ["*"],
     "image.digest": f"sha256:{'a' * 64}",
     "trainer.image.digest": f"sha256:{'a' * 64}",
     "image.pullPolicy": "Always",

@@ -49,7 +49,7 @@ def check_saved(engine: Engine, last: Checkpoint, world: World) -> None:
     unlike, count = [], 0
     for each in engine.trained():
         count += 1
-        if world.is_main and not torch.equal(each.weight, last.weight(each.name, ALL_ROWS)):
+        if world.is_main and not torch.equal(each.weight.cpu(), last.weight(each.name, ALL_ROWS)):
             unlike.append(each.name)
 
     def judged() -> str:
