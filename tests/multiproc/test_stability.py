@@ -58,9 +58,12 @@ def poisoned_model(folder: Path) -> Path:
 
 
 def poisoned_tokens(folder: Path, steps: tuple[int, ...]) -> Path:
-    """A token cache without POISON, but for one sequence of each of these steps of a global batch of two."""
+    """A token cache without POISON, but for one sequence of each of these steps of a global batch of two.
+
+    It is never sequence 0, whose beginning is the prompt that an export is checked with.
+    """
     order = shuffled(SEQUENCES, SEED, EPOCH_ORDER, 0)
-    sequences = [int(order[2 * step - 1]) for step in steps]
+    sequences = [int(max(order[2 * step - 2 : 2 * step])) for step in steps]
     return write_tokens(folder, vocab_size=POISON, first_ids=dict.fromkeys(sequences, POISON))
 
 
