@@ -4,6 +4,8 @@ from mutations.mutation import Mutation
 
 EXPORT = "trainer/finetune_trainer/export"
 REOPENED = "an artifact is reopened and compared before it is called one"
+CARD = "a card's own code loads what was trained, in plain transformers and PEFT"
+FRESH = "tests/multiproc/test_fresh_process.py"
 UNIT = "tests/unit/trainer/test_export.py"
 
 MUTATIONS = [
@@ -53,6 +55,34 @@ MUTATIONS = [
         old="        sum_ED = base_ED + factor * (b_ER @ a_RD)\n",
         new="        sum_ED = base_ED + b_ER @ a_RD\n",
         tests=(f"{UNIT}::test_merging_is_what_peft_makes_of_it_and_rounds_once",),
+        shows="",
+    ),
+    Mutation(
+        guards=CARD,
+        name="the adapter comes without its tokenizer",
+        file=f"{EXPORT}/adapter.py",
+        old="        copy_files(source, folder, (name for name in TOKENIZER_FILES if (source / name).is_file()), "
+        "finished.disk)\n",
+        new="",
+        tests=(FRESH,),
+        shows="tokenizer",
+    ),
+    Mutation(
+        guards=CARD,
+        name="the card's prompt is no dictionary",
+        file="trainer/finetune_trainer/usage.py",
+        old="""return_tensors="pt", return_dict=True""",
+        new="""return_tensors="pt", return_dict=False""",
+        tests=(FRESH,),
+        shows="",
+    ),
+    Mutation(
+        guards=CARD,
+        name="the adapter's card loads its base",
+        file="trainer/finetune_trainer/export/card.py",
+        old="usage(kind, folder, Place(name=place), ",
+        new="usage(kind, folder, Place(name=finished.base_name), ",
+        tests=(FRESH,),
         shows="",
     ),
 ]
