@@ -181,6 +181,34 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"training": {"schedule": {"type": "Constant", "finalRatio": 0.5}}},
         ("spec.training.schedule.finalRatio", "and it is 0.5; remove it, or use Linear"),
     ),
+    "two lengths of a warm-up": (
+        {"training": {"schedule": {"warmupRatio": 0.1, "warmupSteps": 5}}},
+        ("spec.training.schedule.warmupSteps", "both say how long the warm-up takes; keep one"),
+    ),
+    "a fall of a schedule that has none": (
+        {"training": {"schedule": {"type": "Linear", "decayShape": "Cosine"}}},
+        ("spec.training.schedule", "go with type WarmupStableDecay; remove them for type Linear"),
+    ),
+    "warm-up and fall longer than the run": (
+        {"training": {"schedule": {"type": "WarmupStableDecay", "warmupRatio": 0.5, "decayRatio": 0.6}}},
+        ("spec.training.schedule.decayRatio", "more than the whole run together"),
+    ),
+    "a fall that leaves no room for the usual warm-up": (
+        {"training": {"schedule": {"type": "WarmupStableDecay", "decayRatio": 0.98}}},
+        ("spec.training.schedule.decayRatio", "more than the whole run together"),
+    ),
+    "a warm-up beyond the last step": (
+        {"training": {"maxSteps": 10, "schedule": {"warmupSteps": 10}}},
+        ("spec.training.schedule.warmupSteps", "a warm-up of 10 steps does not end within maxSteps"),
+    ),
+    "evaluation of nothing": (
+        {"evaluation": {"patience": 3}},
+        ("spec.evaluation", "there are none: set dataset.validation.fraction, such as 0.02"),
+    ),
+    "a gain that nothing depends on": (
+        {"dataset": {"path": "a", "validation": {"fraction": 0.1}}, "evaluation": {"minDelta": 0.1}},
+        ("spec.evaluation.minDelta", "set patience, keepBest or loadBest as well"),
+    ),
     "quantity with a blank": (
         {"resources": {"memoryPerGpu": "64 GB"}},
         ("spec.resources.memoryPerGpu", '"64 GB"', "such as 8, 1500m or 64Gi"),
@@ -258,9 +286,11 @@ def without_empty(value: Any) -> Any:
         {"method": {"lora": {}}, "training": {"schedule": {"type": "Linear"}}, "resources": {"cpuPerGpu": 4}},
         {"parallelism": {"strategy": "DeepSpeed", "deepspeed": {}}},
         {"parallelism": {"strategy": "FSDP", "fsdp": {}}},
+        {"training": {"maxSteps": 9, "schedule": {"type": "WarmupStableDecay", "warmupSteps": 5}}},
+        {"dataset": {"path": "a", "validation": {"path": "b"}}, "evaluation": {"loadBest": True}},
         {"scheduling": {"tolerations": [{"key": "gpu"}], "nodeSelector": {"zone": "a"}}},
     ],
-    ids=["minimal", "LoRA", "DeepSpeed", "FSDP", "scheduling"],
+    ids=["minimal", "LoRA", "DeepSpeed", "FSDP", "schedule", "evaluation", "scheduling"],
 )
 def test_the_api_server_fills_in_the_very_defaults_that_the_models_have(kubectl: Kubectl, spec: dict[str, Any]) -> None:
     body = run("defaulted", **spec)
@@ -284,6 +314,7 @@ FROZEN = {
     "training": {"training": {"learningRate": 0.1}},
     "parallelism": {"parallelism": {"gpusPerNode": 4}},
     "checkpoint": {"checkpoint": {"keep": 9}},
+    "evaluation": {"dataset": {"validation": {"fraction": 0.1}}, "evaluation": {"patience": 3}},
     "output": {"output": {"mergeAdapter": True}},
     "storage": {"storage": {"inputs": {"claimName": "other"}}},
     "tracking": {"tracking": {"swanlab": {"project": "p"}}},

@@ -80,6 +80,8 @@ class Progress(ContractModel):
     validation_loss: float | None = None
     best_validation_loss: float | None = None
     """The lowest so far."""
+    best_step: int | None = None
+    """After which it was found."""
     learning_rate: float | None = None
     grad_norm: float | None = None
     skipped_steps: int = Field(default=0, ge=0)

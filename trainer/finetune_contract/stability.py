@@ -1,8 +1,9 @@
 """What is done about steps that are no numbers, and about a loss that rises for good."""
 
 from enum import StrEnum
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from finetune_contract.base import ContractModel
 
@@ -67,3 +68,9 @@ class EvaluationConfig(ContractModel):
     """The checkpoint with the lowest validation loss stays besides the newest ones."""
     load_best: bool = False
     """What the run leaves behind is made from that checkpoint instead of the last one."""
+
+    @model_validator(mode="after")
+    def _best_is_there(self) -> Self:
+        if self.load_best and not self.keep_best:
+            raise ValueError("load_best: true needs keep_best: true, or the checkpoint would be gone by then")
+        return self

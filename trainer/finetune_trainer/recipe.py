@@ -40,7 +40,8 @@ log = logging.getLogger("finetune")
 def run(config: RunConfig, world: World, stop: Stop, position: Position, disk: Disk | None = None) -> Outcome:
     """Everything an attempt does; returns DONE or PREEMPTED, raises for every other end.
 
-    `position` is kept up to date, so that the caller knows how far a run came that raised. Checkpoints go to `disk`.
+    `position` is kept up to date, so that the caller knows how far a run came that raised. Checkpoints and artifacts
+    go to `disk`.
     """
     disk = disk or Disk()
     checkpoint.check_shared(Path(config.output_dir), world, disk)
@@ -183,7 +184,9 @@ def exported(run: Run, saved: checkpoint.Checkpoint) -> tuple[Artifact, ...]:
     if not bool(logits_PV.isfinite().all()):
         give_up(run, GiveUp("what the trained model answers is not finite", is_divergence=False))
     export.check_saved(run.engine, saved, run.world)
-    finished = export.Finished(config=run.config, last=saved, ids=ids, logits_PV=logits_PV, dataset=run.cache.report)
+    finished = export.Finished(
+        config=run.config, last=saved, ids=ids, logits_PV=logits_PV, dataset=run.cache.report, disk=run.saver.disk
+    )
     return export.exported(finished, run.world, run.stop)
 
 
@@ -203,7 +206,7 @@ def checkpoint_to_export(run: Run) -> checkpoint.Checkpoint:
         return last
     run.engine.restore(best)
     log.info("exporting the best checkpoint: step=%d validation_loss=%.4f", best_step, position.evaluation.best_loss)
-    return best
+    return checkpoint.opened(best.path)  # reading `best` asks all ranks whether to stop, and rank 0 reads on alone
 
 
 def preempted(run: Run) -> Outcome:
@@ -219,10 +222,13 @@ def preempted(run: Run) -> Outcome:
 
 def done(run: Run, exported: checkpoint.Checkpoint, artifacts: tuple[Artifact, ...]) -> Outcome:
     """The outcome of a finished run."""
-    position = run.position
+    position, evaluation = run.position, run.position.evaluation
     assert position.loss is not None, "a step was applied"
+    # not from the checkpoint: one that was saved as the run was stopped is looked at by the next attempt
+    exports_best = exported.state.step == evaluation.best_step
     result = TrainingResult(
-        steps=position.step, final_loss=position.loss, validation_loss=exported.state.evaluation.loss,
+        steps=position.step, final_loss=position.loss,
+        validation_loss=evaluation.best_loss if exports_best else evaluation.loss,
         trained_tokens=position.tokens, stopped_early=position.step < run.total_steps,
         artifacts_step=exported.state.step, artifacts=artifacts,
     )  # fmt: skip

@@ -94,9 +94,9 @@ class Reporter:
         _log_alarms(raised, now.alarms)
         self._track({key: getattr(now, key) for key in _TRACKED} | _known(figures.indicators))
 
-    def validated(self, loss: float, *, best: float | None) -> None:
+    def validated(self, loss: float, *, best: float | None, best_step: int | None) -> None:
         """Note a validation loss, and the lowest so far."""
-        self.update(validation_loss=loss, best_validation_loss=best)
+        self.update(validation_loss=loss, best_validation_loss=best, best_step=best_step)
         log.info("validation_loss=%.4f step=%d", loss, self.progress.step)
         self._track({"validation_loss": loss})
 

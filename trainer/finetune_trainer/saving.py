@@ -34,6 +34,7 @@ def take_up(run: Run, saved: checkpoint.Checkpoint) -> None:
     run.reporter.update(
         step=state.step, loss=state.loss, resumed_from_step=state.step, checkpoint=position.checkpoint,
         validation_loss=state.evaluation.loss, best_validation_loss=state.evaluation.best_loss,
+        best_step=state.evaluation.best_step,
         skipped_steps=state.stability.skipped_steps, interventions=state.stability.interventions,
     )  # fmt: skip
     log.info("resumed from %s: step=%d tokens=%d", saved.path, state.step, state.tokens)
@@ -42,7 +43,10 @@ def take_up(run: Run, saved: checkpoint.Checkpoint) -> None:
 def room_for_the_rest(run: Run) -> str:
     """Raises: UserError when the checkpoints to come have no room."""
     config = run.config
-    saves_left = math.ceil((run.total_steps - run.position.step) / config.checkpoint.every_steps)
+    steps_left = run.total_steps - run.position.step
+    saves_left = math.ceil(steps_left / config.checkpoint.every_steps)
+    if config.evaluation.keep_best and config.evaluation.every_steps is not None:  # each look may find a better one
+        saves_left += math.ceil(steps_left / config.evaluation.every_steps)
     return checkpoint.check_room(
         run.saver.folder,
         checkpoint_bytes=run.saver.checkpoint_bytes,

@@ -27,7 +27,7 @@ def validate(run: Run) -> None:
     loss = validation_loss(run, micro_batches)
     run.engine.model.train()
     position.evaluation = looked(position.evaluation, run.config.evaluation, step=position.step, loss=loss)
-    run.reporter.validated(loss, best=position.evaluation.best_loss)
+    run.reporter.validated(loss, best=position.evaluation.best_loss, best_step=position.evaluation.best_step)
 
 
 @torch.no_grad()

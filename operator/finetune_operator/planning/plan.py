@@ -21,7 +21,13 @@ from finetune_operator.planning.memory import MemoryLine, Workload
 from finetune_operator.planning.memory_constants import SUPERVISED_SPREAD
 from finetune_operator.planning.models import known_model
 from finetune_operator.planning.quantities import quantity_bytes
-from finetune_operator.planning.refusals import PlanError, check_dataset, check_output
+from finetune_operator.planning.refusals import (
+    PlanError,
+    check_dataset,
+    check_evaluation,
+    check_output,
+    check_schedule,
+)
 from finetune_operator.planning.remedies import does_not_fit
 from finetune_operator.planning.strategy import (
     Choice,
@@ -85,6 +91,7 @@ def make_plan(
     """
     check_output(run)
     check_dataset(run, dataset)
+    check_evaluation(run, dataset)
     topology = Topology(nodes=run.spec.parallelism.nodes, gpus_per_node=run.spec.parallelism.gpus_per_node)
     samples = run.spec.training.global_batch.samples
     allowed = micro_batches(samples, topology, run.spec.parallelism.micro_batch)
@@ -92,6 +99,7 @@ def make_plan(
     gpu_bytes = _stated_gpu_memory(run) or gpu_memory_bytes
     common = {"nodes": topology.nodes, "gpus_per_node": topology.gpus_per_node}
     steps = total_steps(dataset, run.spec.training) if dataset else None
+    check_schedule(run, steps)
     if facts is None:
         return Plan(
             **common,

@@ -1,9 +1,10 @@
 """What a run is refused for before anything is made, apart from batch and memory (see `batch` and `remedies`)."""
 
+import math
 from collections.abc import Iterator
 
 from finetune_contract import DatasetReport
-from finetune_operator.resource import DataSource, MethodType, Qwen3FineTune
+from finetune_operator.resource import DataSource, MethodType, Qwen3FineTune, ScheduleType
 from finetune_operator.settings import Limits, Settings
 
 
@@ -74,4 +75,34 @@ def check_dataset(run: Qwen3FineTune, dataset: DatasetReport | None) -> None:
         f"longer than maxTokens {spec.max_tokens} or without supervised tokens, {dataset.validation_rows} held out by "
         f"validation.fraction {spec.validation.fraction:g}; raise maxTokens (the longest row has {dataset.length_max} "
         "tokens), lower validation.fraction, or add rows",
+    )
+
+
+def check_evaluation(run: Qwen3FineTune, dataset: DatasetReport | None) -> None:
+    """Raises PlanError `NoValidationRows` when evaluation is asked for and the prepared dataset holds nothing out."""
+    if dataset is None or dataset.validation_rows > 0 or not run.spec.evaluation.is_asked_for:
+        return
+    fraction = run.spec.dataset.validation.fraction
+    where = f"validation.fraction {fraction:g} takes none of the rows" if fraction else "validation's source has none"
+    raise PlanError(
+        "NoValidationRows",
+        f"spec.evaluation: it looks at rows that are held out, and of {dataset.rows} rows {where}; raise the fraction, "
+        "name a source with rows, or remove evaluation",
+    )
+
+
+def check_schedule(run: Qwen3FineTune, total_steps: int | None) -> None:
+    """Raises PlanError `ScheduleTooLong` when warm-up and fall do not fit into the steps that the run has."""
+    schedule = run.spec.training.schedule
+    if total_steps is None or not schedule.warmup_steps:
+        return
+    falls = schedule.type is ScheduleType.WARMUP_STABLE_DECAY
+    fall = math.ceil(round(schedule.decay_share * total_steps, 6)) if falls else 1
+    if schedule.warmup_steps + fall <= total_steps:
+        return
+    rest = f"decayRatio {schedule.decay_share:g} takes {fall} of them" if falls else "the peak is to be reached"
+    raise PlanError(
+        "ScheduleTooLong",
+        f"spec.training.schedule.warmupSteps: {schedule.warmup_steps}, and the run has {total_steps} steps, and {rest};"
+        f" use at most {total_steps - fall}{', lower decayRatio' if falls else ''}, or train for more epochs",
     )

@@ -11,6 +11,8 @@ from finetune_contract import (
     DatasetConfig,
     DatasetFormat,
     DataSource,
+    DecayShape,
+    EvaluationConfig,
     HubKind,
     HubSource,
     LinearSchedule,
@@ -33,10 +35,12 @@ from finetune_contract import (
     ValidationConfig,
     VolumeSource,
     WandbConfig,
+    WarmupStableDecaySchedule,
 )
 from finetune_operator.planning.plan import Locations, Plan, trained_method
 from finetune_operator.resource import DataSource as ResourceDataSource
 from finetune_operator.resource import (
+    Evaluation,
     MixSource,
     Model,
     Qwen3FineTune,
@@ -90,6 +94,7 @@ def run_config(
         max_steps=spec.training.max_steps,
         optimizer=_optimizer(spec.training),
         schedule=_schedule(spec.training),
+        evaluation=_evaluation(spec.evaluation),
         precision=Precision(spec.training.precision),
         parallelism=plan.parallelism,
         activation_checkpointing=plan.activation_checkpointing,
@@ -168,10 +173,26 @@ def _optimizer(training: Training) -> OptimizerConfig:
 
 def _schedule(training: Training) -> Schedule:
     wanted = training.schedule
+    warmup = {"warmup_ratio": wanted.warmup_share, "warmup_steps": wanted.warmup_steps}
     if wanted.type is ScheduleType.CONSTANT:
-        return ConstantSchedule(warmup_ratio=wanted.warmup_ratio)
+        return ConstantSchedule.model_validate(warmup)
+    falling = warmup | {"final_ratio": wanted.final_ratio}
+    if wanted.type is ScheduleType.WARMUP_STABLE_DECAY:
+        shape = DecayShape(wanted.decay_shape or DecayShape.SQUARE_ROOT)
+        decay = {"decay_ratio": wanted.decay_share, "decay_shape": shape}
+        return WarmupStableDecaySchedule.model_validate(falling | decay)
     kind = CosineSchedule if wanted.type is ScheduleType.COSINE else LinearSchedule
-    return kind(warmup_ratio=wanted.warmup_ratio, final_ratio=wanted.final_ratio)
+    return kind.model_validate(falling)
+
+
+def _evaluation(wanted: Evaluation) -> EvaluationConfig:
+    return EvaluationConfig(
+        every_steps=wanted.every_steps,
+        patience=wanted.patience,
+        min_delta=wanted.min_delta,
+        keep_best=wanted.keep_best or wanted.load_best,
+        load_best=wanted.load_best,
+    )
 
 
 def _tracking(wanted: Tracking) -> TrackingConfig:

@@ -24,6 +24,7 @@ from finetune_operator.resource.data_sources import (
     S3Access,
     Validation,
 )
+from finetune_operator.resource.evaluation import Evaluation
 from finetune_operator.resource.finetune import (
     InvalidResourceError,
     Metadata,
@@ -67,6 +68,7 @@ from finetune_operator.resource.platform import (
     Tracking,
     Wandb,
 )
+from finetune_operator.resource.schedules import DecayShape, Schedule, ScheduleType
 from finetune_operator.resource.training import (
     Checkpoint,
     GlobalBatch,
@@ -76,8 +78,6 @@ from finetune_operator.resource.training import (
     Optimizer,
     Output,
     Precision,
-    Schedule,
-    ScheduleType,
     Training,
 )
 
@@ -96,7 +96,9 @@ __all__ = [
     "DataOrigin",
     "DataSource",
     "Dataset",
+    "DecayShape",
     "DeepSpeed",
+    "Evaluation",
     "Format",
     "Fsdp",
     "GlobalBatch",

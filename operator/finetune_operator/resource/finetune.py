@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pydantic.alias_generators import to_camel
 
 from finetune_operator.resource.base import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, ResourceModel, Rule, Text
+from finetune_operator.resource.evaluation import Evaluation
 from finetune_operator.resource.inputs import Dataset, Model
 from finetune_operator.resource.parallelism import Parallelism
 from finetune_operator.resource.platform import Recovery, Resources, Scheduling, Storage, Tracking
@@ -20,6 +21,12 @@ class Mode(StrEnum):
     PLAN = "Plan"
 
 
+_NOTHING_HELD_OUT = (
+    "evaluation looks at rows that are held out, and there are none: set dataset.validation.fraction, such as 0.02,"
+    " or name a source in dataset.validation"
+)
+
+
 class Spec(ResourceModel):
     """What the user wants. Only model and dataset are required."""
 
@@ -28,6 +35,7 @@ class Spec(ResourceModel):
     method: Method = Method()
     training: Training = Training()
     parallelism: Parallelism = Parallelism()
+    evaluation: Evaluation = Evaluation()
     checkpoint: Checkpoint = Checkpoint()
     output: Output = Output()
     storage: Storage = Storage()
@@ -49,6 +57,14 @@ class Spec(ResourceModel):
             " use a multiple of that, or another number of GPUs",
             ".training.globalBatch.samples",
         ),
+        Rule(
+            "self.dataset.validation.fraction > 0.0 || has(self.dataset.validation.path)"
+            " || has(self.dataset.validation.url) || has(self.dataset.validation.id) || !("
+            "has(self.evaluation.everySteps) || has(self.evaluation.patience) || self.evaluation.keepBest"
+            " || self.evaluation.loadBest)",
+            _NOTHING_HELD_OUT,
+            ".evaluation",
+        ),
     )
 
     @model_validator(mode="after")
@@ -61,6 +77,13 @@ class Spec(ResourceModel):
                 f"training.globalBatch.samples: {samples} cannot be shared by {self.parallelism.nodes} nodes x "
                 f"{self.parallelism.gpus_per_node} GPUs = {world_size} ranks; use {legal}, or another number of GPUs"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _evaluation_has_rows(self) -> Self:
+        validation = self.dataset.validation
+        if self.evaluation.is_asked_for and not (validation.fraction or validation.named):
+            raise ValueError(_NOTHING_HELD_OUT)
         return self
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from finetune_operator.resource.base import ResourceModel, Rule, Text
+from finetune_operator.resource.schedules import Schedule
 
 
 class MethodType(StrEnum):
@@ -146,39 +147,6 @@ class GlobalBatch(ResourceModel):
     """Sequences per optimizer step over all GPUs: conversations, or packed sequences with packing."""
 
 
-class ScheduleType(StrEnum):
-    """How the learning rate moves after the warm-up."""
-
-    COSINE = "Cosine"
-    LINEAR = "Linear"
-    CONSTANT = "Constant"
-
-
-class Schedule(ResourceModel):
-    """The learning rate over the run."""
-
-    type: ScheduleType = ScheduleType.COSINE
-    """How the rate falls after the warm-up."""
-    warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
-    """Share of all steps that the rate takes to rise to its peak."""
-    final_ratio: float = Field(default=0.0, ge=0, le=1)
-    """Where the rate ends, as a share of the peak; not for Constant."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.type != 'Constant' || self.finalRatio == 0.0",
-            "a Constant schedule has no finalRatio, and it is {self.finalRatio}; remove it, or use Linear",
-            ".finalRatio",
-        ),
-    )
-
-    @model_validator(mode="after")
-    def _ratio_fits(self) -> Self:
-        if self.type is ScheduleType.CONSTANT and self.final_ratio:
-            raise ValueError("a Constant schedule has no finalRatio; remove it, or use Linear")
-        return self
-
-
 class Optimizer(ResourceModel):
     """AdamW's knobs besides the rate."""
 
@@ -217,6 +185,24 @@ class Training(ResourceModel):
     precision: Precision = Precision.BF16
     seed: int = Field(default=42, ge=0, le=2**31 - 1)
     """Decides the order of rows, the validation split, dropout and the adapters' first weights."""
+
+    rules: ClassVar[tuple[Rule, ...]] = (
+        Rule(
+            "!has(self.maxSteps) || !has(self.schedule.warmupSteps) || self.schedule.warmupSteps < self.maxSteps",
+            "a warm-up of {self.schedule.warmupSteps} steps does not end within maxSteps; shorten it, or raise that",
+            ".schedule.warmupSteps",
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        steps = self.schedule.warmup_steps
+        if self.max_steps is not None and steps is not None and steps >= self.max_steps:
+            raise ValueError(
+                f"schedule.warmupSteps: a warm-up of {steps} steps does not end within maxSteps {self.max_steps}; "
+                "shorten it, or raise that"
+            )
+        return self
 
 
 class Checkpoint(ResourceModel):

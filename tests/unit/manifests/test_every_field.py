@@ -24,6 +24,8 @@ WANDB = {"tracking": {"wandb": {"project": "qwen3", "apiKeySecret": SECRET}}}
 MLFLOW = {"tracking": {"mlflow": {"trackingUri": "http://mlflow:5000", "experiment": "qwen3", "tokenSecret": SECRET}}}
 DEEPSPEED: dict[str, Any] = {"parallelism": {"strategy": "DeepSpeed", "deepspeed": {"stage": 3}}}
 FSDP = {"parallelism": {"strategy": "FSDP"}}
+STABLE = {"training": {"schedule": {"type": "WarmupStableDecay"}}}
+HELD_OUT = {"dataset": {"path": "rows.json", "validation": {"fraction": 0.1}}}
 TAINT: dict[str, Any] = {"key": "dedicated", "operator": "Equal", "value": "training"}
 
 SOURCE_CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
@@ -92,7 +94,10 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "training.learningRate": ({}, 1e-4),
     "training.schedule.type": ({}, "Linear"),
     "training.schedule.warmupRatio": ({}, 0.1),
+    "training.schedule.warmupSteps": ({}, 3),
     "training.schedule.finalRatio": ({}, 0.1),
+    "training.schedule.decayRatio": (STABLE, 0.2),
+    "training.schedule.decayShape": (STABLE, "Linear"),
     "training.optimizer.beta1": ({}, 0.8),
     "training.optimizer.beta2": ({}, 0.95),
     "training.optimizer.epsilon": ({}, 1e-6),
@@ -113,6 +118,11 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "parallelism.fsdp.cpuOffload": (FSDP, True),
     "parallelism.activationCheckpointing": ({}, "None"),
     "parallelism.microBatch": ({}, 4),
+    "evaluation.everySteps": (HELD_OUT, 100),
+    "evaluation.patience": (HELD_OUT, 3),
+    "evaluation.minDelta": (HELD_OUT | {"evaluation": {"patience": 3}}, 0.01),
+    "evaluation.keepBest": (HELD_OUT, True),
+    "evaluation.loadBest": (HELD_OUT, True),
     "checkpoint.everySteps": ({}, 100),
     "checkpoint.keep": ({}, 5),
     "checkpoint.asynchronous": ({}, False),

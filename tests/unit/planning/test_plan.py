@@ -162,6 +162,41 @@ def test_a_dataset_without_training_sequences_is_refused_with_the_reason() -> No
     assert "the longest row has 253 tokens" in str(refused)
 
 
+HELD_OUT: dict[str, Any] = {"dataset": {"path": "rows.json", "validation": {"fraction": 0.001}}}
+
+
+def test_evaluation_without_a_row_that_is_held_out_is_refused_with_the_reason() -> None:
+    nothing = report(validation_rows=0, rows=400)
+    refused = refusal(run(**HELD_OUT, evaluation={"patience": 3}), dataset=nothing, model=SHAPES["8B"])
+    assert refused.reason == "NoValidationRows"
+    assert "of 400 rows validation.fraction 0.001 takes none of the rows; raise the fraction" in str(refused)
+    own = {"path": "rows.json", "validation": {"path": "held-out.json"}}
+    refused = refusal(run(dataset=own, evaluation={"keepBest": True}), dataset=nothing, model=SHAPES["8B"])
+    assert "validation's source has none" in str(refused)
+    plan(run(**HELD_OUT), dataset=nothing, model=SHAPES["8B"])
+    plan(run(**HELD_OUT, evaluation={"patience": 3}), dataset=report(), model=SHAPES["8B"])
+
+
+@pytest.mark.parametrize(
+    ("schedule", "legal", "said"),
+    [
+        ({"type": "Cosine", "warmupSteps": 15}, 14, "the run has 15 steps, and the peak is to be reached"),
+        ({"type": "WarmupStableDecay", "warmupSteps": 12, "decayRatio": 0.3}, 10, "decayRatio 0.3 takes 5 of them"),
+    ],
+    ids=["Cosine", "WarmupStableDecay"],
+)
+def test_a_warm_up_that_does_not_end_in_time_is_refused_with_the_longest(
+    schedule: dict[str, Any], legal: int, said: str
+) -> None:
+    known: dict[str, Any] = {"dataset": report(), "model": SHAPES["8B"]}
+    refused = refusal(run(training={"schedule": schedule}), **known)
+    assert refused.reason == "ScheduleTooLong"
+    assert said in str(refused)
+    assert f"use at most {legal}" in str(refused)
+    assert plan(run(training={"schedule": schedule | {"warmupSteps": legal}}), **known).total_steps == 15
+    assert refusal(run(training={"schedule": schedule | {"warmupSteps": legal + 1}}), **known)
+
+
 def test_a_whole_model_has_no_adapter_to_merge() -> None:
     assert refusal(run(method={"type": "Full"}, output={"mergeAdapter": True})).reason == "NothingToMerge"
 

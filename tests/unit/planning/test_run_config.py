@@ -12,6 +12,8 @@ from finetune_contract import (
     ConstantSchedule,
     CosineSchedule,
     DataSource,
+    DecayShape,
+    EvaluationConfig,
     FullMethod,
     HubKind,
     HubSource,
@@ -21,9 +23,11 @@ from finetune_contract import (
     PrepareConfig,
     RunConfig,
     S3Source,
+    Schedule,
     TrackingConfig,
     ValidationConfig,
     VolumeSource,
+    WarmupStableDecaySchedule,
 )
 from finetune_operator.planning import make_plan, prepare_config, run_config
 from finetune_operator.resource import Qwen3FineTune
@@ -105,6 +109,37 @@ def test_each_schedule_keeps_its_numbers() -> None:
     assert cosine.schedule == CosineSchedule(warmup_ratio=0.1, final_ratio=0.2)
     assert linear.schedule == LinearSchedule(warmup_ratio=0.1, final_ratio=0.2)
     assert constant.schedule == ConstantSchedule(warmup_ratio=0.1)
+
+
+def test_a_stable_schedule_keeps_its_numbers_and_has_defaults() -> None:
+    def stable(**block: Any) -> Schedule:
+        return attempt(run(training={"schedule": {"type": "WarmupStableDecay"} | block})).schedule
+
+    assert stable() == WarmupStableDecaySchedule(
+        warmup_ratio=0.03, decay_ratio=0.1, decay_shape=DecayShape.SQUARE_ROOT, final_ratio=0.0
+    )
+    assert stable(warmupSteps=3, decayRatio=0.5, decayShape="Cosine", finalRatio=0.2) == WarmupStableDecaySchedule(
+        warmup_ratio=0.0, warmup_steps=3, decay_ratio=0.5, decay_shape=DecayShape.COSINE, final_ratio=0.2
+    )
+
+
+def test_a_warm_up_in_steps_goes_with_every_schedule() -> None:
+    for kind in ("Cosine", "Linear", "Constant"):
+        schedule = attempt(run(training={"schedule": {"type": kind, "warmupSteps": 3}})).schedule
+        assert (schedule.warmup_steps, schedule.warmup_ratio) == (3, 0.0)
+
+
+def test_what_is_decided_by_held_out_rows_arrives() -> None:
+    def evaluation(**block: Any) -> EvaluationConfig:
+        held_out = {"path": "rows.json", "validation": {"fraction": 0.1}}
+        return attempt(run(dataset=held_out, evaluation=block)).evaluation
+
+    assert evaluation() == EvaluationConfig()
+    assert evaluation(everySteps=7, patience=2, minDelta=0.5) == EvaluationConfig(
+        every_steps=7, patience=2, min_delta=0.5
+    )
+    assert evaluation(keepBest=True) == EvaluationConfig(keep_best=True)
+    assert evaluation(loadBest=True) == EvaluationConfig(keep_best=True, load_best=True)
 
 
 def test_full_and_the_optimizers_numbers_arrive() -> None:

@@ -1,0 +1,57 @@
+"""How fast, how long and with what care is trained: what the resource's own models refuse, as the API server does."""
+
+from typing import Any
+
+import pytest
+
+from finetune_operator.resource import InvalidResourceError, Qwen3FineTune, parse_resource
+
+HELD_OUT = {"path": "rows.json", "validation": {"fraction": 0.1}}
+
+
+def parsed(**spec: Any) -> Qwen3FineTune:
+    blocks = {"model": {"id": "Qwen/Qwen3-8B"}, "dataset": {"path": "rows.json"}} | spec
+    return parse_resource({"metadata": {"name": "r"}, "spec": blocks})
+
+
+def scheduled(**schedule: Any) -> dict[str, Any]:
+    return {"training": {"schedule": schedule}}
+
+
+STABLE = {"type": "WarmupStableDecay"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        (scheduled(warmupRatio=0.1, warmupSteps=5), "warmupRatio and warmupSteps both say how long the warm-up takes"),
+        (scheduled(decayRatio=0.1), "go with type WarmupStableDecay; remove them for type Cosine"),
+        (scheduled(type="Constant", decayShape="Linear"), "remove them for type Constant"),
+        (scheduled(**STABLE, warmupRatio=0.5, decayRatio=0.6), "take more than the whole run together"),
+        (scheduled(**STABLE, decayRatio=0.98), "take more than the whole run together"),
+        ({"training": {"maxSteps": 10, "schedule": {"warmupSteps": 10}}}, "does not end within maxSteps 10"),
+        ({"evaluation": {"patience": 3}}, "set dataset.validation.fraction, such as 0.02"),
+        ({"evaluation": {"everySteps": 3}}, "set dataset.validation.fraction, such as 0.02"),
+        ({"evaluation": {"keepBest": True}}, "set dataset.validation.fraction, such as 0.02"),
+        ({"evaluation": {"loadBest": True}}, "set dataset.validation.fraction, such as 0.02"),
+        ({"dataset": HELD_OUT, "evaluation": {"minDelta": 0.1}}, "set patience, keepBest or loadBest as well"),
+    ],
+)
+def test_what_contradicts_itself_is_refused(spec: dict[str, Any], said: str) -> None:
+    with pytest.raises(InvalidResourceError) as refused:
+        parsed(**spec)
+    assert said in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        scheduled(**STABLE, warmupRatio=0.4, decayRatio=0.6),
+        scheduled(**STABLE, warmupSteps=5, decayRatio=1),
+        {"training": {"maxSteps": 10, "schedule": {"warmupSteps": 9}}},
+        {"dataset": HELD_OUT, "evaluation": {"minDelta": 0.1, "patience": 2}},
+        {"dataset": {"path": "a", "validation": {"path": "b"}}, "evaluation": {"loadBest": True}},
+    ],
+)
+def test_what_just_fits_is_accepted(spec: dict[str, Any]) -> None:
+    parsed(**spec)
