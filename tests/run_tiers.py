@@ -1,6 +1,9 @@
-"""Runs the test tiers one after the other and closes with their counts.
+"""Runs the test tiers in two lanes side by side and closes with their counts.
 
 usage: python tests/run_tiers.py [tier ...]      without a tier: every one that this machine can run
+
+One lane computes; the other mostly waits, for a cluster and its pods. A tier's output comes whole when the tier ends,
+or line by line when one lane runs.
 """
 
 import os
@@ -9,9 +12,11 @@ import sys
 import tempfile
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 TESTS = Path(__file__).parent
 sys.path.insert(0, str(TESTS))
@@ -29,14 +34,19 @@ class Tier:
     """Arguments of the harness's `build` for what the tier starts; None: nothing of the harness."""
 
 
-TIERS = (
-    Tier("unit"),
-    Tier("multiproc"),
-    Tier("local"),
-    Tier("chart", requirements.missing, builds=()),
-    Tier("controlplane", requirements.missing, builds=()),
-    Tier("node", requirements.missing, builds=("--images",)),
+LANES = (
+    (Tier("unit"), Tier("multiproc"), Tier("local")),
+    (
+        Tier("chart", requirements.missing, builds=()),
+        Tier("controlplane", requirements.missing, builds=()),
+        Tier("node", requirements.missing, builds=("--images",)),
+    ),
 )
+NAMES = tuple(tier.name for lane in LANES for tier in lane)
+ENVIRONMENT = {
+    "PYTHONUNBUFFERED": "1",
+    "OMP_NUM_THREADS": "1",  # tiny models: a second thread only takes the core that another test runs on
+}
 
 
 @dataclass(frozen=True)
@@ -55,36 +65,47 @@ class Result:
         return f"{self.name:<13} {counts:<38} {self.seconds:6.0f} s  {self.reason}".rstrip()
 
 
-def run(tier: Tier) -> Result:
+def run_lane(tiers: Sequence[Tier], *, is_alone: bool) -> list[Result]:
+    """Run tiers one after the other."""
+    return [run(tier, is_alone=is_alone) for tier in tiers]
+
+
+def run(tier: Tier, *, is_alone: bool) -> Result:
     """Run one tier's folder with pytest; a run that collects nothing or dies counts as a failure."""
     reasons = tier.missing()
     if reasons:
         return Result(tier.name, 0, 0, 0, 0.0, f"not run here: {'; '.join(reasons)}")
-    print(f"\n=== {tier.name}", flush=True)
-    if tier.builds is not None:
-        build(tier.builds)
-    start = time.monotonic()
+    print(f"=== {tier.name} begins", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "report.xml"
-        pytest = [sys.executable, "-m", "pytest", "-q", "--durations=5", f"--junit-xml={report}"]
-        environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-        done = subprocess.run([*pytest, str(TESTS / tier.name)], cwd=TESTS.parent, env=environment, check=False)
-        code = done.returncode
+        report, output = Path(folder) / "report.xml", Path(folder) / "output.txt"
+        with output.open("w") as file:
+            to = None if is_alone else file
+            built = 0.0 if tier.builds is None else timed("harness", "build", *tier.builds, to=to)[0]
+            pytest = ("pytest", "-q", "--durations=5", f"--junit-xml={report}", str(TESTS / tier.name))
+            seconds, code = timed(*pytest, to=to)
         passed, failed, skipped = counts(report)
+        text = output.read_text(errors="replace")
     if code and not failed:
         failed = 1
-    return Result(tier.name, passed, failed, skipped, time.monotonic() - start, f"pytest exit {code}" if code else "")
+    notes = [f"built in {built:.0f} s"] if built else []
+    notes += [f"pytest exit {code}"] if code else []
+    result = Result(tier.name, passed, failed, skipped, seconds, ", ".join(notes))
+    print(f"{text}=== {result}\n", flush=True)
+    return result
 
 
-def build(arguments: tuple[str, ...]) -> None:
-    """Have the harness build what a tier starts: minutes on a bare machine, which no test's time limit should count.
+def timed(module: str, *arguments: str, to: IO[str] | None) -> tuple[float, int]:
+    """Seconds and exit status of a Python module run as a program, with its output in `to` or on the terminal.
 
-    What cannot be built fails the tests that start it, with the reason.
+    The harness builds what a tier starts before its tests: minutes on a bare machine, which no test's time limit should
+    count. What cannot be built fails the tests that start it, with the reason.
     """
     start = time.monotonic()
-    command = [sys.executable, "-m", "harness", "build", *arguments]
-    subprocess.run(command, cwd=TESTS.parent, env=os.environ | {"PYTHONPATH": str(TESTS)}, check=False)
-    print(f"built in {time.monotonic() - start:.0f} s", flush=True)
+    command = [sys.executable, "-m", module, *arguments]
+    folder = TESTS if module == "harness" else TESTS.parent
+    environment = os.environ | ENVIRONMENT
+    done = subprocess.run(command, cwd=folder, env=environment, stdout=to, stderr=to, check=False)
+    return time.monotonic() - start, done.returncode
 
 
 def counts(report: Path) -> tuple[int, int, int]:
@@ -102,12 +123,16 @@ def counts(report: Path) -> tuple[int, int, int]:
 
 def main(names: list[str]) -> int:
     """Run the named tiers, or all; print the table and the closing line."""
-    unknown = set(names) - {tier.name for tier in TIERS}
+    unknown = set(names) - set(NAMES)
     if unknown:
-        print(f"no tier called {', '.join(sorted(unknown))}; there are {', '.join(tier.name for tier in TIERS)}")
+        print(f"no tier called {', '.join(sorted(unknown))}; there are {', '.join(NAMES)}")
         return 2
-    results = [run(tier) for tier in TIERS if not names or tier.name in names]
-    print("\n" + "\n".join(map(str, results)))
+    lanes = [[tier for tier in lane if not names or tier.name in names] for lane in LANES]
+    lanes = [lane for lane in lanes if lane]
+    with ThreadPoolExecutor(len(lanes)) as pool:
+        done = list(pool.map(lambda lane: run_lane(lane, is_alone=len(lanes) == 1), lanes))
+    results = [result for lane in done for result in lane]
+    print("\n".join(map(str, results)))
     passed, failed = sum(result.passed for result in results), sum(result.failed for result in results)
     skipped = sum(result.skipped for result in results)
     print(f"\n{passed} passed, {failed} failed, {skipped} skipped")
