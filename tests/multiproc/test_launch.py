@@ -10,15 +10,18 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finetune_contract import ExitCode, Outcome, Progress, RunConfig, Stage
+from finetune_trainer.__main__ import OUTCOMES_DIR_ENV
 from finetune_trainer.checkpoint import complete_checkpoints, damage
 from multiproc.cases import FULL, config, losses
 
 SECONDS = 180
 TWO_RANKS = (1, 2, 2)
+GRACE_SECONDS = 6
 
 
 @contextmanager
@@ -117,7 +120,9 @@ def test_a_rank_killed_while_saving_leaves_the_checkpoint_before(folder: Path, m
         checkpoints = output / "checkpoints"
         wait_for(lambda: complete_checkpoints(checkpoints), process)
         wait_for(lambda: list(checkpoints.glob(".growing-*")), process, every=0.001)
-        os.kill(_rank_process(process.pid, 0), signal.SIGKILL)
+        victim = _rank_process(process.pid, 0)
+        assert victim is not None
+        os.kill(victim, signal.SIGKILL)
         outcome = ended(process, output)
     assert outcome.exit_code is ExitCode.INFRASTRUCTURE
     assert outcome.failure is not None
@@ -154,7 +159,44 @@ def test_a_user_error_is_named_by_every_rank_and_the_launcher(folder: Path, mode
     assert "q_porj" in outcome.failure.message
 
 
-def _rank_process(launcher: int, rank: int) -> int:
+def test_ranks_that_do_not_answer_are_killed_before_the_grace_is_over(
+    folder: Path, small_model: Path, small_tokens: Path
+) -> None:
+    run = config(folder / "deaf", small_model, small_tokens, batch=TWO_RANKS, grace_seconds=GRACE_SECONDS)
+    with launched(run) as (process, output):
+        ranks = [wait_for(partial(_named_rank, process.pid, rank), process) for rank in (0, 1)]
+        for rank in ranks:
+            os.kill(rank, signal.SIGSTOP)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        # what is said again in the middle of the grace does not lengthen it
+        again = threading.Timer(GRACE_SECONDS / 2, process.send_signal, [signal.SIGTERM])
+        again.start()
+        outcome = ended(process, output)
+        seconds = time.monotonic() - began
+        again.join()
+    assert outcome == Outcome(exit_code=ExitCode.PREEMPTED)
+    assert GRACE_SECONDS / 2 < seconds < GRACE_SECONDS
+    assert [rank for rank in ranks if _is_alive(rank)] == []
+    assert f"did not end in the {GRACE_SECONDS} seconds of grace" in (output / "log").read_text()
+
+
+def _named_rank(launcher: int, rank: int) -> int | None:
+    """A rank's process, once it has told its launcher of itself."""
+    process = _rank_process(launcher, rank)
+    if process is None:
+        return None
+    environment = dict(line.partition("=")[::2] for line in Path(f"/proc/{process}/environ").read_text().split("\0"))
+    file = Path(environment[OUTCOMES_DIR_ENV]) / f"rank-{rank}.pid"
+    return process if file.exists() and file.read_text() == str(process) else None
+
+
+def _is_alive(process: int) -> bool:
+    status = Path(f"/proc/{process}/status")
+    return status.exists() and "State:\tZ" not in status.read_text()
+
+
+def _rank_process(launcher: int, rank: int) -> int | None:
     for process in Path("/proc").glob("[0-9]*"):
         try:
             environment = (process / "environ").read_bytes().split(b"\0")
@@ -163,7 +205,7 @@ def _rank_process(launcher: int, rank: int) -> int:
             continue
         if f"PPid:\t{launcher}\n" in status and f"RANK={rank}".encode() in environment:
             return int(process.name)
-    raise AssertionError(f"rank {rank} has no process")
+    return None
 
 
 def _lines(path: Path) -> list[Any]:

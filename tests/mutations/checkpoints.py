@@ -7,9 +7,12 @@ ENGINES = "trainer/finetune_trainer/strategies"
 EXACT = "ten steps are five, a stop and five more, bit for bit"
 SOUND = "a checkpoint is complete and as it was written, or it is not chosen"
 ELSEWHERE = "a run goes on with another number of ranks and another strategy"
+IN_TIME = "a stop is answered inside the grace, in the export and where ranks are deaf"
 TOGETHER = "all ranks stop at the same place, whichever of them is told"
 STRAIGHT = "tests/multiproc/test_parity.py::test_five_and_five_steps_are_ten_steps_bit_for_bit"
 UNIT = "tests/unit/trainer/test_checkpoint.py"
+DEAF = "tests/multiproc/test_launch.py::test_ranks_that_do_not_answer_are_killed_before_the_grace_is_over"
+SAVING = "tests/multiproc/test_saving.py"
 MOVED = "tests/multiproc/test_resume_elsewhere.py"
 STOPPED = "tests/multiproc/test_stopping.py::test_stopped_at_any_boundary_equals_unbroken[DDP]"
 
@@ -176,5 +179,50 @@ MUTATIONS = [
         new="    position = run.position",
         tests=(STOPPED,),
         shows="assert",
+    ),
+    Mutation(
+        guards=IN_TIME,
+        name="an export ends before a stop is heeded",
+        file="trainer/finetune_trainer/stopping.py",
+        old="    task = unless_stopped(world, stop, action if world.is_main else str)\n",
+        new='    task = Task("long", action if world.is_main else str)\n    task.start()\n    task.join()\n',
+        tests=(f"{SAVING}::test_an_export_that_was_told_to_stop_is_done_by_the_next_attempt",),
+        shows="",
+    ),
+    Mutation(
+        guards=IN_TIME,
+        name="the card tells which attempt wrote it",
+        file="trainer/finetune_trainer/export/card.py",
+        old='    yield "steps", f"{state.step:,}, ',
+        new='    yield "steps", f"{state.step:,} in {config.attempt} attempts, ',
+        tests=(f"{SAVING}::test_an_export_that_was_told_to_stop_is_done_by_the_next_attempt",),
+        shows="README.md",
+    ),
+    Mutation(
+        guards=IN_TIME,
+        name="a second signal begins the grace anew",
+        file="trainer/finetune_trainer/__main__.py",
+        old="        if not self.requested:\n",
+        new="        if True:\n",
+        tests=(DEAF,),
+        shows="assert",
+    ),
+    Mutation(
+        guards=IN_TIME,
+        name="deaf ranks outlive their launcher",
+        file="trainer/finetune_trainer/launch.py",
+        old="    _signal(process_ids, signal.SIGKILL)\n",
+        new="",
+        tests=(DEAF,),
+        shows="assert",
+    ),
+    Mutation(
+        guards="checkpoint.asynchronous: false is waited for",
+        name="training goes on at once",
+        file="trainer/finetune_trainer/saving.py",
+        old="    if not config.checkpoint.asynchronous and deadline is NEVER:\n",
+        new="    if False:\n",
+        tests=(f"{SAVING}::test_training_waits_for_a_save_or_goes_on_and_leaves_the_same",),
+        shows="no step was done meanwhile",
     ),
 ]
