@@ -6,8 +6,8 @@ Beside them, adapters on the experts of a mixture: Qwen3-30B-A3B's widths in two
 
 Weights and documents are random, so nothing is downloaded. Each method runs three times: in bf16 to the end with its
 exports; again from the checkpoint in the middle, which must give the same losses to the last bit; and in fp32, the
-reference whose losses and gradient norms bf16 must come near. Prints one JSON object; the exit status is 1 when a run
-differs. `--shape tiny` proves the script itself on a CPU in a minute.
+reference whose losses and gradient norms bf16 must come near. Prints a JSON object a method, once it is known, and
+one of them all; the exit status is 1 when a run differs. `--shape tiny` proves the script itself on a CPU in a minute.
 """
 
 import argparse
@@ -95,14 +95,15 @@ def main() -> None:
     world = distributed.join()
     reporting.log_to_stderr(0)
     shapes = {"dense": shape, "mixture": mixture(shape)}
-    models = {kind: make_model(work / kind, each, world.device) for kind, each in shapes.items()}
+    kinds = {name: "mixture" if name.endswith("of experts") else "dense" for name in options.only}
+    models = {kind: make_model(work / kind, shapes[kind], world.device) for kind in set(kinds.values())}
     tokens = write_tokens(
         work / "tokens", vocab_size=shape.vocab_size, training=SEQUENCES, validation=0, most_documents=40
     )
     found = {}
-    for name in options.only:
-        kind = "mixture" if name.endswith("of experts") else "dense"
+    for name, kind in kinds.items():
         found[name] = measured(name, shapes[kind], world, models[kind], tokens, work / name, options.steps)
+        print(json.dumps({name: found[name]}), flush=True)
     passed = all(each["passed"] for each in found.values())
     device = torch.cuda.get_device_name() if world.device.type == "cuda" else "CPU"
     summary = {"shape": options.shape, "device": device, "torch": torch.__version__, "passed": passed, "methods": found}
