@@ -209,6 +209,18 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"dataset": {"path": "a", "validation": {"fraction": 0.1}}, "evaluation": {"minDelta": 0.1}},
         ("spec.evaluation.minDelta", "set patience, keepBest or loadBest as well"),
     ),
+    "remedies that nobody will use": (
+        {"stability": {"divergence": {"policy": "Warn", "remedies": ["LearningRate"]}}},
+        ("spec.stability.divergence", "go with policy Treat; remove them for policy Warn"),
+    ),
+    "no remedy": (
+        {"stability": {"divergence": {"remedies": []}}},
+        ("spec.stability.divergence.remedies", "should have at least 1 items"),
+    ),
+    "a watch that never looks": (
+        {"stability": {"divergence": {"policy": "Ignore", "windowSteps": 20}}},
+        ("spec.stability.divergence", "policy Ignore never looks; remove them"),
+    ),
     "quantity with a blank": (
         {"resources": {"memoryPerGpu": "64 GB"}},
         ("spec.resources.memoryPerGpu", '"64 GB"', "such as 8, 1500m or 64Gi"),
@@ -315,6 +327,7 @@ FROZEN = {
     "parallelism": {"parallelism": {"gpusPerNode": 4}},
     "checkpoint": {"checkpoint": {"keep": 9}},
     "evaluation": {"dataset": {"validation": {"fraction": 0.1}}, "evaluation": {"patience": 3}},
+    "stability": {"stability": {"divergence": {"policy": "Warn"}}},
     "output": {"output": {"mergeAdapter": True}},
     "storage": {"storage": {"inputs": {"claimName": "other"}}},
     "tracking": {"tracking": {"swanlab": {"project": "p"}}},

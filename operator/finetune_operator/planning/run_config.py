@@ -12,6 +12,8 @@ from finetune_contract import (
     DatasetFormat,
     DataSource,
     DecayShape,
+    DivergencePolicy,
+    DivergenceRemedy,
     EvaluationConfig,
     HubKind,
     HubSource,
@@ -19,6 +21,7 @@ from finetune_contract import (
     MlflowConfig,
     ModelOrigin,
     ModelSource,
+    NonFinitePolicy,
     OptimizerConfig,
     OverlongPolicy,
     Precision,
@@ -27,6 +30,7 @@ from finetune_contract import (
     RunIdentity,
     S3Source,
     Schedule,
+    StabilityConfig,
     Supervise,
     SwanLabConfig,
     TensorBoardConfig,
@@ -40,12 +44,15 @@ from finetune_contract import (
 from finetune_operator.planning.plan import Locations, Plan, trained_method
 from finetune_operator.resource import DataSource as ResourceDataSource
 from finetune_operator.resource import (
+    Divergence,
+    DivergenceAction,
     Evaluation,
     MixSource,
     Model,
     Qwen3FineTune,
     S3Access,
     ScheduleType,
+    Stability,
     Tracking,
     Training,
 )
@@ -94,6 +101,7 @@ def run_config(
         max_steps=spec.training.max_steps,
         optimizer=_optimizer(spec.training),
         schedule=_schedule(spec.training),
+        stability=_stability(spec.stability),
         evaluation=_evaluation(spec.evaluation),
         precision=Precision(spec.training.precision),
         parallelism=plan.parallelism,
@@ -193,6 +201,31 @@ def _evaluation(wanted: Evaluation) -> EvaluationConfig:
         keep_best=wanted.keep_best or wanted.load_best,
         load_best=wanted.load_best,
     )
+
+
+def _stability(wanted: Stability) -> StabilityConfig:
+    steps = wanted.non_finite
+    return StabilityConfig(
+        non_finite=NonFinitePolicy(
+            skip_steps=steps.skip_steps, rollbacks=steps.rollbacks, rate_factor=steps.rate_factor
+        ),
+        divergence=_divergence(wanted.divergence),
+    )
+
+
+def _divergence(wanted: Divergence) -> DivergencePolicy | None:
+    """What is left out has the contract's defaults."""
+    if wanted.policy is DivergenceAction.IGNORE:
+        return None
+    remedies: dict[str, object] = {}
+    if wanted.policy is DivergenceAction.WARN:
+        remedies = {"remedies": None}
+    elif wanted.policy is DivergenceAction.FAIL:
+        remedies = {"remedies": ()}
+    elif wanted.remedies is not None:
+        remedies = {"remedies": tuple(DivergenceRemedy(each) for each in wanted.remedies)}
+    numbers = wanted.model_dump(include={"window_steps", "factor", "rate_factor"}, exclude_none=True)
+    return DivergencePolicy.model_validate(numbers | remedies)
 
 
 def _tracking(wanted: Tracking) -> TrackingConfig:

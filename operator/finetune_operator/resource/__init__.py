@@ -69,6 +69,7 @@ from finetune_operator.resource.platform import (
     Wandb,
 )
 from finetune_operator.resource.schedules import DecayShape, Schedule, ScheduleType
+from finetune_operator.resource.stability import Divergence, DivergenceAction, NonFinite, Remedy, Stability
 from finetune_operator.resource.training import (
     Checkpoint,
     GlobalBatch,
@@ -98,6 +99,8 @@ __all__ = [
     "Dataset",
     "DecayShape",
     "DeepSpeed",
+    "Divergence",
+    "DivergenceAction",
     "Evaluation",
     "Format",
     "Fsdp",
@@ -112,6 +115,7 @@ __all__ = [
     "Mode",
     "Model",
     "Offload",
+    "NonFinite",
     "Optimizer",
     "Output",
     "OutputStorage",
@@ -120,6 +124,7 @@ __all__ = [
     "Precision",
     "Qwen3FineTune",
     "Recovery",
+    "Remedy",
     "ResourceModel",
     "Resources",
     "Retention",
@@ -131,6 +136,7 @@ __all__ = [
     "SecretKeyRef",
     "Source",
     "Spec",
+    "Stability",
     "Storage",
     "Strategy",
     "Supervise",

@@ -11,6 +11,7 @@ from finetune_operator.resource.evaluation import Evaluation
 from finetune_operator.resource.inputs import Dataset, Model
 from finetune_operator.resource.parallelism import Parallelism
 from finetune_operator.resource.platform import Recovery, Resources, Scheduling, Storage, Tracking
+from finetune_operator.resource.stability import Stability
 from finetune_operator.resource.training import Checkpoint, Method, Output, Training
 
 
@@ -36,6 +37,7 @@ class Spec(ResourceModel):
     training: Training = Training()
     parallelism: Parallelism = Parallelism()
     evaluation: Evaluation = Evaluation()
+    stability: Stability = Stability()
     checkpoint: Checkpoint = Checkpoint()
     output: Output = Output()
     storage: Storage = Storage()

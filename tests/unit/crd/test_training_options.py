@@ -18,6 +18,10 @@ def scheduled(**schedule: Any) -> dict[str, Any]:
     return {"training": {"schedule": schedule}}
 
 
+def divergence(**divergence: Any) -> dict[str, Any]:
+    return {"stability": {"divergence": divergence}}
+
+
 STABLE = {"type": "WarmupStableDecay"}
 
 
@@ -34,6 +38,10 @@ STABLE = {"type": "WarmupStableDecay"}
         ({"evaluation": {"everySteps": 3}}, "set dataset.validation.fraction, such as 0.02"),
         ({"evaluation": {"keepBest": True}}, "set dataset.validation.fraction, such as 0.02"),
         ({"evaluation": {"loadBest": True}}, "set dataset.validation.fraction, such as 0.02"),
+        (divergence(policy="Warn", rateFactor=0.1), "go with policy Treat; remove them for policy Warn"),
+        (divergence(policy="Fail", remedies=["LearningRate"]), "go with policy Treat; remove them for policy Fail"),
+        (divergence(remedies=[]), "stability.divergence.remedies: Tuple should have at least 1 item"),
+        (divergence(policy="Ignore", factor=2), "policy Ignore never looks; remove them"),
         ({"dataset": HELD_OUT, "evaluation": {"minDelta": 0.1}}, "set patience, keepBest or loadBest as well"),
     ],
 )
@@ -51,6 +59,8 @@ def test_what_contradicts_itself_is_refused(spec: dict[str, Any], said: str) -> 
         {"training": {"maxSteps": 10, "schedule": {"warmupSteps": 9}}},
         {"dataset": HELD_OUT, "evaluation": {"minDelta": 0.1, "patience": 2}},
         {"dataset": {"path": "a", "validation": {"path": "b"}}, "evaluation": {"loadBest": True}},
+        divergence(policy="Fail", windowSteps=8, factor=1.1),
+        divergence(policy="Ignore"),
     ],
 )
 def test_what_just_fits_is_accepted(spec: dict[str, Any]) -> None:

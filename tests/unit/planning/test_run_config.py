@@ -13,6 +13,8 @@ from finetune_contract import (
     CosineSchedule,
     DataSource,
     DecayShape,
+    DivergencePolicy,
+    DivergenceRemedy,
     EvaluationConfig,
     FullMethod,
     HubKind,
@@ -20,10 +22,12 @@ from finetune_contract import (
     LinearSchedule,
     MlflowConfig,
     ModelOrigin,
+    NonFinitePolicy,
     PrepareConfig,
     RunConfig,
     S3Source,
     Schedule,
+    StabilityConfig,
     TrackingConfig,
     ValidationConfig,
     VolumeSource,
@@ -140,6 +144,31 @@ def test_what_is_decided_by_held_out_rows_arrives() -> None:
     )
     assert evaluation(keepBest=True) == EvaluationConfig(keep_best=True)
     assert evaluation(loadBest=True) == EvaluationConfig(keep_best=True, load_best=True)
+
+
+def test_by_default_a_run_is_kept_stable_as_the_trainer_would() -> None:
+    assert attempt(run()).stability == StabilityConfig()
+
+
+def test_the_limits_of_stability_arrive() -> None:
+    limits = {"skipSteps": 0, "rollbacks": 7, "rateFactor": 0.25}
+    assert attempt(run(stability={"nonFinite": limits})).stability == StabilityConfig(
+        non_finite=NonFinitePolicy(skip_steps=0, rollbacks=7, rate_factor=0.25)
+    )
+    assert divergence(windowSteps=9, factor=3, rateFactor=0.1, remedies=["GradientClipping"]) == DivergencePolicy(
+        window_steps=9, factor=3, rate_factor=0.1, remedies=(DivergenceRemedy.GRADIENT_CLIPPING,)
+    )
+
+
+def test_each_policy_for_a_diverging_loss_arrives() -> None:
+    assert divergence(policy="Treat") == DivergencePolicy()
+    assert divergence(policy="Warn", factor=2) == DivergencePolicy(remedies=None, factor=2)
+    assert divergence(policy="Fail", windowSteps=20) == DivergencePolicy(remedies=(), window_steps=20)
+    assert divergence(policy="Ignore") is None
+
+
+def divergence(**block: Any) -> DivergencePolicy | None:
+    return attempt(run(stability={"divergence": block})).stability.divergence
 
 
 def test_full_and_the_optimizers_numbers_arrive() -> None:
