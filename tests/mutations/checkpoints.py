@@ -225,4 +225,13 @@ MUTATIONS = [
         tests=(f"{SAVING}::test_training_waits_for_a_save_or_goes_on_and_leaves_the_same",),
         shows="no step was done meanwhile",
     ),
+    Mutation(
+        guards="a checkpoint belongs to the chat template that it was trained with",
+        name="the template is none of the settings",
+        file=f"{CHECKPOINT}/state.py",
+        old='        "template": dataset.template_digest,\n',
+        new="",
+        tests=("tests/unit/trainer/test_template.py",),
+        shows="chat template",
+    ),
 ]

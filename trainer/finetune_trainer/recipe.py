@@ -90,7 +90,7 @@ def load(
     treated = treatments(adapted, method.rate_factors(adapted, config.method))
     engine = strategies.chosen(config).prepare(adapted, initial, config, world, treated)
     settings = checkpoint.settings_of(
-        config, model_digest=checkpoint.model_digest(config.model_dir), tokens_digest=cache.report.digest
+        config, model_digest=checkpoint.model_digest(config.model_dir), dataset=cache.report
     )
     return Run(
         config=config, world=world, stop=stop, position=position, reporter=reporter, cache=cache,

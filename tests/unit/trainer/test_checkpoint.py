@@ -157,8 +157,8 @@ def test_other_settings_are_refused_by_name(tmp_path: Path, alone: World) -> Non
     failure = caught.value.failure
     assert failure.exit_code is ExitCode.USER_ERROR
     assert failure.reason == "CheckpointMismatch"
-    assert "seed, tokens differ" in failure.message
-    assert failure.details == ("seed: checkpoint 1, run 2", "tokens: checkpoint a, run b")
+    assert "seed, prepared data differ, the first is seed: checkpoint 1, run 2;" in failure.message
+    assert failure.details == ("seed: checkpoint 1, run 2", "prepared data: checkpoint a, run b")
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from torch import Tensor
 
@@ -31,6 +31,9 @@ log = logging.getLogger("finetune")
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Name -> shape of every trained parameter."""
+
+_WORDS: Final = {"model": "base model", "template": "chat template", "tokens": "prepared data"}
+"""What the digests among the settings are of."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,11 +173,15 @@ def _refuse_other_settings(path: Path, settings: dict[str, Any]) -> None:
     saved = _state(path).settings
     differing = sorted(key for key in saved.keys() | settings.keys() if saved.get(key) != settings.get(key))
     if differing:
-        details = tuple(f"{key}: checkpoint {saved.get(key)}, run {settings.get(key)}" for key in differing)
+        names = [_WORDS.get(key, key) for key in differing]
+        details = tuple(
+            f"{name}: checkpoint {saved.get(key)}, run {settings.get(key)}"
+            for name, key in zip(names, differing, strict=True)
+        )
         raise UserError(
             "CheckpointMismatch",
-            f"checkpoint {path} belongs to a run with other settings: {', '.join(differing)} differ; undo the change, "
-            "or start under another name",
+            f"checkpoint {path} belongs to a run with other settings: {', '.join(names)} differ, the first is "
+            f"{details[0][:600]}; undo the change, or start under another name",
             details=details,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 import transformers
 
-from finetune_contract import ContractModel, RunConfig
+from finetune_contract import ContractModel, DatasetReport, RunConfig
 from finetune_trainer.evaluation import EvaluationState
 from finetune_trainer.stability import StabilityState
 
@@ -34,7 +34,7 @@ class TrainerState(ContractModel):
     versions: dict[str, str]
 
 
-def settings_of(config: RunConfig, *, model_digest: str, tokens_digest: str) -> dict[str, Any]:
+def settings_of(config: RunConfig, *, model_digest: str, dataset: DatasetReport) -> dict[str, Any]:
     """What decides the course of a run. A state may only be taken up under the same settings; how the batch is cut,
     the strategy, memory savings and everything about saving and reporting may differ."""
     relevant = config.model_dump(
@@ -45,7 +45,8 @@ def settings_of(config: RunConfig, *, model_digest: str, tokens_digest: str) -> 
         "global_sequences": config.batch.global_sequences,
         "ramp": config.batch.model_dump(mode="json")["ramp"],
         "model": model_digest,
-        "tokens": tokens_digest,
+        "template": dataset.template_digest,
+        "tokens": dataset.digest,
     }
 
 

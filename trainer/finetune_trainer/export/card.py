@@ -103,6 +103,9 @@ def _facts(finished: Finished) -> Iterator[tuple[str, str]]:
         yield "loss on held-out rows", f"{state.evaluation.loss:.4f}"
     yield "data", f"{dataset.rows:,} rows, {dataset.tokens:,} tokens, {dataset.supervised_tokens:,} of them learnt"
     yield "digest of the data", f"`{dataset.digest}`"
+    if dataset.template_digest is not None:
+        yield "digest of the chat template", f"`{dataset.template_digest}`"
+    yield "digest of the base model", f"`{state.settings['model']}`"
     yield (
         "strategy",
         f"{config.parallelism.type} on {config.batch.world_size} ranks, {config.precision.value}",
