@@ -22,8 +22,6 @@ class Store:
     objects: dict[str, bytes]
     """By bucket/key."""
     is_public: bool = False
-    cut_after: int | None = None
-    """Break the connection once, after so many bytes of an object."""
     requests: list[str] = field(default_factory=list)
     """Method, path and Range of every request."""
     url: str = ""

@@ -12,12 +12,16 @@ import pytest
 
 from finetune_contract import DatasetConfig, DatasetReport, ExitCode, PrepareOutcome
 from finetune_contract.reports import TERMINATION_MESSAGE_BYTES, LengthBin, SourceReport
-from finetune_trainer.data import assembly, selection
+from finetune_trainer.data.assembly import Sizes, write_split
 from finetune_trainer.data.build import build_tokens
 from finetune_trainer.data.cache import Split, TokenCache, open_tokens
 from finetune_trainer.data.errors import PreparationError
 from finetune_trainer.data.input_files import InputFile
+from finetune_trainer.data.rendering import Renderer
 from finetune_trainer.data.selection import distinct, mixed, smallest
+from finetune_trainer.data.shards import ShardMaker, made_shards
+from finetune_trainer.data.splitting import split_documents
+from finetune_trainer.data.spool import Spool
 from unit.planning.runs import TINY
 
 Rows = Sequence[dict[str, Any]]
@@ -27,10 +31,10 @@ def rows_of(name: str, count: int) -> list[dict[str, Any]]:
     return [{"instruction": f"{name} {n}", "output": f"answer {n}"} for n in range(count)]
 
 
-def built(
-    folder: Path, tokenizer: Any, mix: Sequence[tuple[Rows, float]], *, own: Rows | None = None, **fields: Any
-) -> tuple[TokenCache, DatasetReport]:
-    """The token cache of sources with weights, and of the validation's own rows if there are some."""
+def mixed_files(
+    folder: Path, mix: Sequence[tuple[Rows, float]], *, own: Rows | None = None, **fields: Any
+) -> tuple[list[InputFile], DatasetConfig]:
+    """Sources with weights, and the validation's own rows if there are some."""
     files = []
     for number, rows in enumerate([*(rows for rows, _ in mix), *([own] if own else [])]):
         file = folder / f"{number}.jsonl"
@@ -41,7 +45,14 @@ def built(
     if own:
         fields["validation"] = {"source": place}
     sources = [place | {"weight": weight} for _, weight in mix]
-    config = DatasetConfig.model_validate({**defaults, "sources": sources, **fields})
+    return files, DatasetConfig.model_validate({**defaults, "sources": sources, **fields})
+
+
+def built(
+    folder: Path, tokenizer: Any, mix: Sequence[tuple[Rows, float]], *, own: Rows | None = None, **fields: Any
+) -> tuple[TokenCache, DatasetReport]:
+    """The token cache of such files."""
+    files, config = mixed_files(folder, mix, own=own, **fields)
     tokens_dir, report = build_tokens(files, config, tokenizer, tokenizer_digest="t", cache_dir=folder / "cache")
     return open_tokens(tokens_dir), report
 
@@ -192,40 +203,36 @@ def test_a_value_that_is_not_a_number_is_no_value(tmp_path: Path, tiny_tokenizer
 
 @pytest.mark.parametrize("packing", [True, False])
 def test_windows_of_any_size_lose_and_double_nothing_and_mix_the_sources(
-    tmp_path: Path, tiny_tokenizer: Any, packing: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tiny_tokenizer: Any, packing: bool
 ) -> None:
-    monkeypatch.setattr(assembly, "WINDOW_TOKENS", 600)
-    monkeypatch.setattr(assembly, "SEQUENCES_PER_WINDOW", 1)
-    monkeypatch.setattr(assembly, "TOKENS_AT_ONCE", 70)
-    mix = [(rows_of("a", 60), 1), (rows_of("b", 30), 2)]
-    cache, report = built(tmp_path, tiny_tokenizer, mix, packing=packing)
-    assert instructions(cache.training, tiny_tokenizer) == (
-        {f"a {n}": 1 for n in range(60)} | {f"b {n}": 2 for n in range(30)}
-    )
-    split = cache.training
+    files, config = mixed_files(tmp_path, [(rows_of("a", 60), 1), (rows_of("b", 30), 2)], packing=packing)
+    spool = Spool(tmp_path / "shards")
+    shards = made_shards(ShardMaker(files, config, Renderer(tiny_tokenizer, config), spool), spool, workers=2)
+    splitting = split_documents(shards, files, config, spool)
+    sizes = Sizes(window_tokens=600, sequences_per_window=1, tokens_at_once=70)
+    write_split(tmp_path / "split", spool, splitting.training(), splitting.copies, config, workers=2, sizes=sizes)
+    split = Split.opened(tmp_path / "split")
+    assert instructions(split, tiny_tokenizer) == ({f"a {n}": 1 for n in range(60)} | {f"b {n}": 2 for n in range(30)})
     offsets = [split.document_offsets(sequence) for sequence in range(split.num_sequences)]
     counts = [split.supervised[each[0] : each[-1]].sum() for each in offsets]
     assert split.supervised_counts.tolist() == counts
-    assert split.sequences[-1] == split.num_documents == report.rows == 120
+    assert split.sequences[-1] == split.num_documents == 120
     if packing:
-        assert report.packing_efficiency > 0.8
+        assert split.documents[-1] / (split.num_sequences * config.max_tokens) > 0.8
         first = tiny_tokenizer.decode(split.input_ids[: split.documents[20]].tolist())
         assert "user\na " in first
         assert "user\nb " in first
 
 
 @pytest.mark.parametrize("most", [4, 1 << 22])
-def test_the_smallest_and_the_distinct_hashes_are_found_in_few_at_a_time(
-    most: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(selection, "MAX_SORTED", most)
+def test_the_smallest_and_the_distinct_hashes_are_found_in_few_at_a_time(most: int) -> None:
     values = mixed(np.arange(100, dtype=np.uint64) // np.uint64(3), 1, 2)
     parts = [values[:10], values[10:10], values[10:]]
-    assert [smallest(lambda: parts, count) for count in (0, 1, 2, 50, 100)] == [
+    assert [smallest(lambda: parts, count, most=most) for count in (0, 1, 2, 50, 100)] == [
         -1, *(int(np.sort(values)[count - 1]) for count in (1, 2, 50, 100)),
     ]  # fmt: skip
-    assert distinct(lambda: parts, 100) == 34
-    assert smallest(lambda: [np.zeros(20, dtype=np.uint64)], 7) == 0
+    assert distinct(lambda: parts, 100, most=most) == 34
+    assert smallest(lambda: [np.zeros(20, dtype=np.uint64)], 7, most=most) == 0
 
 
 def test_the_largest_report_fits_the_termination_message() -> None:

@@ -17,11 +17,19 @@ from finetune_trainer.data.build import build_tokens, cache_key
 from finetune_trainer.data.cache import Split, open_tokens
 from finetune_trainer.data.digests import Digests, file_digest
 from finetune_trainer.data.errors import PreparationError
-from finetune_trainer.data.folders import MARKER, complete, completed_facts, locked, partial_folder, sweep
+from finetune_trainer.data.folders import (
+    MARKER,
+    complete,
+    completed_facts,
+    locked,
+    partial_folder,
+    sweep,
+    work_folder,
+)
 from finetune_trainer.data.input_files import InputFile, content_key
 from finetune_trainer.data.preview import preview
 from finetune_trainer.data.rendering import Renderer
-from finetune_trainer.data.shards import ShardMaker
+from finetune_trainer.data.shards import ShardMaker, made_shards
 from finetune_trainer.data.spool import Spool
 
 Config = Callable[..., DatasetConfig]
@@ -195,28 +203,35 @@ def test_a_killed_preparation_is_continued_behind_its_last_complete_shard(
     tmp_path: Path, dataset_config: Config, tiny_tokenizer: Any, syncs: int, complete: int
 ) -> None:
     file, config = written(tmp_path, MANY), dataset_config()
-    dying = multiprocessing.get_context("fork").Process(target=_die, args=(syncs, file, config, tiny_tokenizer))
+    target = tmp_path / "tokens" / key_of(file, config, template=tiny_tokenizer.chat_template)
+    shards = work_folder(target) / "shards"
+    dying = multiprocessing.get_context("fork").Process(target=_die, args=(syncs, shards, file, config, tiny_tokenizer))
     dying.start()
     dying.join()
     assert dying.exitcode == 9
-    (work,) = (tmp_path / "tokens").glob(".*.work")
-    spool = Spool(work / "shards")
+    spool = Spool(shards)
     assert len(list(spool.complete())) == complete
     maker = ShardMaker([InputFile(file, file.name, 0)], config, Renderer(tiny_tokenizer, config), spool)
     assert [job.number for job in maker.jobs()] == list(range(complete, 6))
     folder, report = built(file, config, tiny_tokenizer)
+    assert folder == target
     assert report.rows == 500
     assert [path for path in (tmp_path / "tokens").iterdir() if path.is_dir()] == [folder]
     unbroken, _ = built(written(tmp_path / "other", MANY), config, tiny_tokenizer)
     assert (folder / MARKER).read_bytes() == (unbroken / MARKER).read_bytes()
 
 
-def _die(syncs: int, file: Path, config: DatasetConfig, tokenizer: Any) -> None:
-    """Run a preparation that is killed as it wants to make so many files safe, of three for each shard."""
+def _die(syncs: int, shards: Path, file: Path, config: DatasetConfig, tokenizer: Any) -> None:
+    """Make shards and be killed on wanting to make so many files safe, of three for each shard."""
     left = iter(range(syncs - 1))
-    os.fsync = lambda _: next(left, None) is None and os._exit(9)  # type: ignore[assignment] # in a process of its own
-    os.sched_setaffinity(0, [min(os.sched_getaffinity(0))])  # one core: no other process does the work
-    built(file, config, tokenizer)
+
+    def sync(_: int) -> None:
+        if next(left, None) is None:
+            os._exit(9)
+
+    spool = Spool(shards, sync=sync)
+    maker = ShardMaker([InputFile(file, file.name, 0)], config, Renderer(tokenizer, config), spool)
+    made_shards(maker, spool, workers=1)
 
 
 def test_what_was_left_behind_long_ago_is_swept_unless_somebody_works_on_it(tmp_path: Path) -> None:

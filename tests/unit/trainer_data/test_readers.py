@@ -193,10 +193,9 @@ def test_an_object_over_several_lines_is_told_from_broken_lines(tmp_path: Path) 
     assert "expected an array of objects, or one whole object in every line" in piece.broken.text
 
 
-def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(json_lines, "MAX_ROW_BYTES", 1 << 16)
-    monkeypatch.setattr(json_lines, "BLOCK_BYTES", 1 << 12)
-    (piece,) = cut(written(tmp_path, '{"a": "' + "x" * (1 << 18)), size=100)
+def test_a_line_without_end_is_not_read_into_memory(tmp_path: Path) -> None:
+    file = written(tmp_path, '{"a": "' + "x" * (1 << 18))
+    (piece,) = json_lines.pieces(file, size=100, row_bytes=1 << 16)
     assert piece.broken is not None
     assert "a line of more than 65,536 bytes" in piece.broken.text
 

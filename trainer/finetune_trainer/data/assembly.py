@@ -20,14 +20,27 @@ from finetune_trainer.data.packing import packed
 from finetune_trainer.data.parallel import mapped
 from finetune_trainer.data.spool import LEARNT, Spool
 
-WINDOW_TOKENS = 1 << 24
-SEQUENCES_PER_WINDOW = 256
-"""At least, so that the one that is not full at a window's end weighs little."""
-TOKENS_AT_ONCE = 1 << 20
 BYTES_PER_TOKEN, BYTES_PER_DOCUMENT = 5, 8
 
 Copies = Callable[[int], NDArray[np.int64]]
 """For a shard's number: how often each of its documents is in the split."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is packed and moved at once."""
+
+    window_tokens: int = 1 << 24
+    sequences_per_window: int = 256
+    """At least, so that the one that is not full at a window's end weighs little."""
+    tokens_at_once: int = 1 << 20
+
+    def window(self, config: DatasetConfig) -> int:
+        """Tokens of a window for these options; not for the machine, since the same data gives the same sequences."""
+        return max(self.window_tokens, self.sequences_per_window * config.max_tokens)
+
+
+SIZES = Sizes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,11 +90,6 @@ def windows(
     return [window for window in found if window.documents]
 
 
-def window_tokens(config: DatasetConfig) -> int:
-    """Tokens of a window for these options; not for the machine, since the same data gives the same sequences."""
-    return max(WINDOW_TOKENS, SEQUENCES_PER_WINDOW * config.max_tokens)
-
-
 def write_split(
     folder: Path,
     spool: Spool,
@@ -90,14 +98,15 @@ def write_split(
     config: DatasetConfig,
     *,
     workers: int,
+    sizes: Sizes = SIZES,
 ) -> None:
     """Write the split made of these shards; `copies` says how often each of their documents is in it."""
-    found = windows(spool, shards_of, copies, window_tokens=window_tokens(config))
+    found = windows(spool, shards_of, copies, window_tokens=sizes.window(config))
     documents, tokens = (sum(getattr(window, name) for window in found) for name in ("documents", "tokens"))
     folder.mkdir(parents=True)
     with room_for(BYTES_PER_TOKEN * tokens + BYTES_PER_DOCUMENT * documents, folder, "the token cache"):
         files = SplitFiles.created(folder, documents=documents, tokens=tokens)
-        writer = _WindowWriter(files, spool, copies, config)
+        writer = _WindowWriter(files, spool, copies, config, sizes.tokens_at_once)
         files.finish(mapped(writer.write, iter(found), workers=workers))
 
 
@@ -107,6 +116,7 @@ class _WindowWriter:
     spool: Spool
     copies: Copies
     config: DatasetConfig
+    tokens_at_once: int
 
     def write(self, window: Window) -> NDArray[np.int64]:
         """Put a window's tokens and documents into place; documents and learnt tokens of each sequence [S, 2]."""
@@ -123,7 +133,7 @@ class _WindowWriter:
             of_shard = self.spool.lengths(part.shard)
             ends = np.cumsum(of_shard)
             taken = self.copies(part.shard)
-            for begin, end in _slabs(ends, part.begin, part.end):
+            for begin, end in _slabs(ends, part.begin, part.end, self.tokens_at_once):
                 chosen = taken[begin:end] > 0
                 read = self.spool.tokens(part.shard, int(ends[begin] - of_shard[begin]), int(ends[end - 1]))
                 tokens.append(read[np.repeat(chosen, of_shard[begin:end])])
@@ -148,7 +158,7 @@ class _WindowWriter:
         """Write the documents one after another; how many learnt tokens each has."""
         ends = np.cumsum(lengths)
         learnt = []
-        for first, last in _slabs(ends, 0, len(lengths)):
+        for first, last in _slabs(ends, 0, len(lengths), self.tokens_at_once):
             starts = ends[first:last] - lengths[first:last]
             places = np.arange(starts[0], ends[last - 1]) + np.repeat(begins[first:last] - starts, lengths[first:last])
             values = tokens[places]
@@ -170,11 +180,11 @@ def _runs(values: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
     yield from ((begin, end) for begin, end in pairwise(edges) if begin < end)
 
 
-def _slabs(ends: NDArray[np.int64], begin: int, end: int) -> Iterator[tuple[int, int]]:
-    """Documents `begin`..`end` in stretches of about TOKENS_AT_ONCE tokens; `ends` are sums of lengths."""
+def _slabs(ends: NDArray[np.int64], begin: int, end: int, tokens: int) -> Iterator[tuple[int, int]]:
+    """Documents `begin`..`end` in stretches of about so many tokens; `ends` are sums of lengths."""
     while begin < end:
         before = int(ends[begin - 1]) if begin else 0
-        stop = int(np.searchsorted(ends, before + TOKENS_AT_ONCE, side="right"))
+        stop = int(np.searchsorted(ends, before + tokens, side="right"))
         stop = min(max(stop, begin + 1), end)
         yield begin, stop
         begin = stop

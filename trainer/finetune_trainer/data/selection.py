@@ -73,17 +73,17 @@ def place_hashes(seed: int, source: int, first: int, count: int) -> Hashes:
     return mixed(places, seed, _WEIGHTS, source)
 
 
-def smallest(values: Callable[[], Iterable[Hashes]], count: int) -> int:
+def smallest(values: Callable[[], Iterable[Hashes]], count: int, *, most: int = MAX_SORTED) -> int:
     """The `count`-th smallest of all values, equal ones counted one by one; -1 for none at all.
 
-    Goes through `values()` several times rather than keep them.
+    Goes through `values()` several times rather than sort more than `most` of them at once.
     """
     if count <= 0:
         return -1
     low, bits = 0, 64  # the one that is sought has its first 64 - bits bits in common with `low`
     while True:
         inside = sum(int(_within(each, low, bits).sum()) for each in values())
-        if inside <= MAX_SORTED:
+        if inside <= most:
             break
         if bits == 0:
             return low
@@ -98,9 +98,9 @@ def smallest(values: Callable[[], Iterable[Hashes]], count: int) -> int:
     return int(np.sort(np.concatenate([each[_within(each, low, bits)] for each in values()]))[count - 1])
 
 
-def distinct(values: Callable[[], Iterable[Hashes]], total: int) -> int:
-    """How many different values there are among `total`; as many passes as it takes to sort few at a time."""
-    parts = -(-total // MAX_SORTED)
+def distinct(values: Callable[[], Iterable[Hashes]], total: int, *, most: int = MAX_SORTED) -> int:
+    """How many different values there are among `total`; as many passes as it takes to sort about `most` at a time."""
+    parts = -(-total // most)
     return sum(
         len(np.unique(np.concatenate([_NONE, *(each[each % np.uint64(parts) == part] for each in values())])))
         for part in range(parts)

@@ -13,7 +13,7 @@ A preparation that was killed goes on behind the shards that are complete.
 
 import hashlib
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -59,8 +59,10 @@ _FACTS = TypeAdapter(ShardFacts)
 class Spool:
     """The shards below a folder, by number."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, sync: Callable[[int], None] = os.fsync) -> None:
+        """`sync` makes an open file safe against a power cut."""
         self.folder = folder
+        self._sync = sync
         folder.mkdir(parents=True, exist_ok=True)
 
     def facts(self, number: int) -> ShardFacts | None:
@@ -112,7 +114,7 @@ class Spool:
                     _joined(entry.document).tofile(tokens)
                     lengths.append(len(entry.document.input_ids))
                     contents.append(entry.content)
-            _synced(tokens)
+            self._synced(tokens)
         with open(self._path(number, "npz"), "wb") as table:
             np.savez(
                 table,
@@ -121,7 +123,7 @@ class Spool:
                 rows=np.array(row_lengths, dtype=np.uint32),
                 ids=np.array(ids, dtype=np.uint64),
             )
-            _synced(table)
+            self._synced(table)
         facts.documents, facts.tokens = len(lengths), sum(lengths)
         self._complete(number, facts)
 
@@ -130,8 +132,12 @@ class Spool:
         partial = target.with_suffix(".partial")
         with open(partial, "wb") as file:
             file.write(_FACTS.dump_json(facts))
-            _synced(file)
+            self._synced(file)
         os.replace(partial, target)
+
+    def _synced(self, file: Any) -> None:
+        file.flush()
+        self._sync(file.fileno())
 
     def _array(self, number: int, name: str) -> NDArray[Any]:
         with np.load(self._path(number, "npz"), allow_pickle=False) as table:
@@ -170,8 +176,3 @@ def _joined(document: Document) -> NDArray[np.uint32]:
 
 def _hash(data: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest(), "little")
-
-
-def _synced(file: Any) -> None:
-    file.flush()
-    os.fsync(file.fileno())

@@ -13,8 +13,8 @@ from finetune_trainer.data.row import MAX_ROW_BYTES, Row, encoding_problem
 BLOCK_BYTES = 1 << 20
 
 
-def pieces(file: Path, *, size: int, after: Piece | None = None) -> Iterator[Piece]:
-    """The file in pieces of about `size` bytes, `after` one if that is given."""
+def pieces(file: Path, *, size: int, after: Piece | None = None, row_bytes: int = MAX_ROW_BYTES) -> Iterator[Piece]:
+    """The file in pieces of about `size` bytes, `after` one if that is given; a row has at most `row_bytes`."""
     with open(file, "rb") as stream:
         begin, line = (after.end, after.next_line) if after else (_length_of_mark(stream), 1)
         assert line is not None
@@ -23,10 +23,10 @@ def pieces(file: Path, *, size: int, after: Piece | None = None) -> Iterator[Pie
             return
         total = stream.seek(0, 2)
         while begin < total:
-            end = _line_end(stream, min(begin + size, total))
+            end = _line_end(stream, min(begin + size, total), row_bytes)
             if end is None:
                 last = line + _line_breaks(stream, begin, min(begin + size, total))
-                yield Piece(begin, begin, line, line, Broken(last, f"a line of more than {MAX_ROW_BYTES:,} bytes"))
+                yield Piece(begin, begin, line, line, Broken(last, f"a line of more than {row_bytes:,} bytes"))
                 return
             lines = _line_breaks(stream, begin, end)
             yield Piece(begin, end, line, line + lines)
@@ -73,11 +73,11 @@ def _not_lines(stream: BinaryIO) -> Broken | None:
     )
 
 
-def _line_end(stream: BinaryIO, offset: int) -> int | None:
+def _line_end(stream: BinaryIO, offset: int, row_bytes: int) -> int | None:
     """Where the line ends that the byte before `offset` belongs to; None if that is too far away."""
     stream.seek(offset - 1)
-    while (read := stream.readline(BLOCK_BYTES)) and not read.endswith(b"\n"):
-        if stream.tell() - offset > MAX_ROW_BYTES:
+    while (read := stream.readline(min(BLOCK_BYTES, row_bytes))) and not read.endswith(b"\n"):
+        if stream.tell() - offset > row_bytes:
             return None
     return stream.tell()
 
