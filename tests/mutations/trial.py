@@ -21,7 +21,7 @@ from typing import Any, Final
 
 ROOT: Final = Path(__file__).resolve().parents[2]
 PRODUCT: Final = ("finetune_contract", "finetune_operator", "finetune_trainer")
-HEAVY: Final = ("torch", "transformers", "peft", "deepspeed", "datasets", "hypothesis")
+HEAVY: Final = ("torch", "transformers", "peft", "deepspeed", "hypothesis")
 SECONDS: Final = 600
 
 

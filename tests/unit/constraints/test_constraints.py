@@ -47,3 +47,8 @@ def test_what_two_files_share_they_pin_alike() -> None:
 
 def test_the_operator_needs_no_torch() -> None:
     assert not {"torch", "transformers", "numpy", "deepspeed"} & pins("operator").keys()
+
+
+def test_no_image_carries_what_only_a_benchmark_uses() -> None:
+    assert "datasets" in pins("dev")
+    assert not {"datasets", "pandas", "multiprocess"} & (pins("trainer") | pins("operator")).keys()
