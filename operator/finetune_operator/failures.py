@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from finetune_contract import PEER_LOST, ExitCode, Failure, Outcome
-from finetune_operator.observation import Attempt, Preparation, Worker, WorkerState
+from finetune_operator.observation import Attempt, Preparation, Push, Worker, WorkerState
 
 
 class Cause(StrEnum):
@@ -126,20 +126,32 @@ def classify(attempt: Attempt) -> Ending:
 
 def classify_preparation(preparation: Preparation) -> Ending:
     """The cause of the end of a preparation that did not succeed."""
-    outcome = preparation.outcome
+    return _classify_single(preparation, "the preparation")
+
+
+def classify_push(push: Push) -> Ending:
+    """The cause of the end of a push."""
+    if push.outcome is not None and push.outcome.pushed:
+        places = (f"{each.url}{f' at commit {each.commit}' if each.commit else ''}" for each in push.outcome.pushed)
+        return _ending(Cause.DONE, f"stands on {', '.join(places)}", exit_code=push.exit_code)
+    return _classify_single(push, f"push {push.number}")
+
+
+def _classify_single(ended: Preparation | Push, who: str) -> Ending:
+    """The cause of the end of something that one pod on CPUs did not succeed in."""
+    outcome = ended.outcome
     if outcome is not None and outcome.failure is not None:
         return _told(_CAUSE_OF_EXIT[outcome.exit_code], outcome.failure, node=None)
-    if preparation.disruption is not None:
-        return _ending(Cause.DISRUPTION, _disrupted("the preparation", preparation.disruption, preparation.message))
-    if preparation.reason == "OOMKilled":
-        message = "the preparation's pod hit its memory limit; the admin sets it in the operator's pods.prepareMemory"
+    if ended.disruption is not None:
+        return _ending(Cause.DISRUPTION, _disrupted(who, ended.disruption, ended.message))
+    if ended.reason == "OOMKilled":
+        message = f"the pod of {who} hit its memory limit; the admin sets it in the operator's pods.prepareMemory"
         return _ending(Cause.HOST_OUT_OF_MEMORY, message)
-    if preparation.exit_code is None:
-        said = preparation.message or preparation.reason or "nobody said why"
-        return _ending(Cause.INFRASTRUCTURE, f"the preparation could not run: {said}")
-    cause = _cause_of_code(preparation.exit_code)
-    message = f"the preparation ended with exit code {preparation.exit_code} and left no report"
-    return _ending(cause, message, exit_code=preparation.exit_code)
+    if ended.exit_code is None:
+        said = ended.message or ended.reason or "nobody said why"
+        return _ending(Cause.INFRASTRUCTURE, f"{who} could not run: {said}")
+    cause = _cause_of_code(ended.exit_code)
+    return _ending(cause, f"{who} ended with exit code {ended.exit_code} and left no report", exit_code=ended.exit_code)
 
 
 def decide(ending: Ending, budget: Budget) -> Verdict:

@@ -8,16 +8,28 @@ MANAGER = "qwen3-finetune-operator"
 RUN_LABEL = f"{GROUP}/run"
 ATTEMPT_LABEL = f"{GROUP}/attempt"
 ROLE_LABEL = f"{GROUP}/role"
+PUSH_LABEL = f"{GROUP}/push"
+"""On a push and its pod: which push of the run it is."""
+PUSH_TARGET_ANNOTATION = f"{GROUP}/push-target"
+"""On a push: what it was told to push and where."""
+PUSH_REQUEST_ANNOTATION = f"{GROUP}/push-request"
+"""On a push: key of all that it was told."""
 RUN_UID_ANNOTATION = f"{GROUP}/run-uid"
 """On pods: which run of that name they are of. A pod may outlive its Job, which alone is owned by the run."""
 
 PREPARE_ROLE = "prepare"
 WORKER_ROLE = "worker"
+PUSH_ROLE = "push"
 
 
 def prepare_job(run: str) -> str:
     """The Job that prepares model and data."""
     return f"{run}-prepare"
+
+
+def push_job(run: str, number: int) -> str:
+    """The Job of one push."""
+    return f"{run}-push-{number}"
 
 
 def attempt_job(run: str, attempt: int) -> str:
@@ -45,7 +57,9 @@ def output_claim(run: str) -> str:
     return f"{run}-output"
 
 
-def run_labels(run: str, role: str | None = None, attempt: int | None = None) -> dict[str, str]:
+def run_labels(
+    run: str, role: str | None = None, attempt: int | None = None, push: int | None = None
+) -> dict[str, str]:
     """Labels of everything that belongs to a run."""
     labels = {
         "app.kubernetes.io/name": "qwen3-finetune",
@@ -57,4 +71,6 @@ def run_labels(run: str, role: str | None = None, attempt: int | None = None) ->
         labels[ROLE_LABEL] = role
     if attempt is not None:
         labels[ATTEMPT_LABEL] = str(attempt)
+    if push is not None:
+        labels[PUSH_LABEL] = str(push)
     return labels

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
-from finetune_contract import Outcome, PrepareOutcome, Progress
+from finetune_contract import Outcome, PrepareOutcome, Progress, PushOutcome
 
 
 class WorkerState(StrEnum):
@@ -80,6 +80,33 @@ class Preparation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Push:
+    """A push of a finished run's artifacts."""
+
+    number: int
+    target: str
+    """What it was told to push and where, see `planning.push_target`."""
+    request: str
+    """Key of all that it was told, see `planning.push_request`."""
+    state: WorkerState
+    created_at: float
+    """Unix seconds."""
+    is_being_deleted: bool = False
+    waiting_reason: str | None = None
+    waiting_message: str | None = None
+    exit_code: int | None = None
+    reason: str | None = None
+    message: str | None = None
+    disruption: str | None = None
+    outcome: PushOutcome | None = None
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether its process runs, or may still start."""
+        return self.state in (WorkerState.WAITING, WorkerState.RUNNING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimState:
     """A volume claim that the run needs."""
 
@@ -96,6 +123,8 @@ class Observation:
     preparation: Preparation | None = None
     attempts: tuple[Attempt, ...] = ()
     """Every attempt of which anything is left, oldest first."""
+    push: Push | None = None
+    """The newest one of which anything is left."""
     unbound_claims: tuple[ClaimState, ...] = ()
     missing_claims: tuple[str, ...] = ()
     """Claims that the spec names and that do not exist."""

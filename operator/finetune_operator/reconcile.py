@@ -19,14 +19,25 @@ from finetune_operator.lifecycle import (
     Event,
     StartAttempt,
     StartPreparation,
+    StartPush,
     StopAttempt,
+    StopPush,
     decide_pass,
     events_between,
     invalid_status,
     known_facts,
 )
 from finetune_operator.observation import Observation
-from finetune_operator.planning import Plan, PlanError, check_limits, make_plan, prepare_config, run_config
+from finetune_operator.planning import (
+    Plan,
+    PlanError,
+    check_limits,
+    check_push,
+    make_plan,
+    prepare_config,
+    push_config,
+    run_config,
+)
 from finetune_operator.resource import InvalidResourceError, Metadata, Qwen3FineTune, parse_resource
 from finetune_operator.settings import Settings
 from finetune_operator.status import Status
@@ -85,6 +96,8 @@ def _plan(run: Qwen3FineTune, previous: Status, observation: Observation, settin
         gpu_memory_bytes = previous.plan.gpu_memory_bytes
     try:
         check_limits(run, settings)
+        if previous.start_time is None:
+            check_push(run, settings)
         return make_plan(run, model=model, dataset=dataset, gpu_memory_bytes=gpu_memory_bytes)
     except PlanError as error:
         return error
@@ -109,6 +122,10 @@ async def _act(
             await _start_attempt(run, number, status, made, backend, settings)
         case StopAttempt(number, force):
             await backend.stop_attempt(run, number, force=force)
+        case StartPush(number):
+            await backend.start_push(run, push_config(run, status.artifacts), number)
+        case StopPush(number):
+            await backend.stop_push(run, number)
         case DeleteRun():
             await backend.delete_run(run)
 

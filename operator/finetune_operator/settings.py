@@ -43,7 +43,7 @@ class Pods(SettingsModel):
     runtime_class_name: str | None = None
     prepare_cpu: str = "2"
     prepare_memory: str = "8Gi"
-    """Requests and limits of the preparation's pod."""
+    """Requests and limits of the pods that prepare, and of those that push."""
 
 
 class Limits(SettingsModel):
@@ -60,6 +60,8 @@ class Limits(SettingsModel):
         "S3",
     )
     """Where models and datasets may come from: leave out what pods cannot reach, or shall not."""
+    push_hubs: tuple[Literal["ModelScope", "HuggingFace"], ...] = ("ModelScope", "HuggingFace")
+    """Where artifacts may be pushed to; empty: nowhere."""
     s3_endpoints: tuple[str, ...] = ()
     """Stores besides Amazon's that runs may name, such as https://minio.example:9000; `*`: any, which lets whoever
     may create a run send requests to every address that pods can reach."""

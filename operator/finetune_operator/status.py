@@ -42,6 +42,7 @@ class Phase(StrEnum):
     RUNNING = "Running"
     RESTARTING = "Restarting"
     EXPORTING = "Exporting"
+    PUSHING = "Pushing"
     SUCCEEDED = "Succeeded"
     FAILED = "Failed"
     SUSPENDED = "Suspended"
@@ -60,6 +61,8 @@ class ConditionType(StrEnum):
     SUSPENDED = "Suspended"
     HEALTHY = "Healthy"
     """No indicator of the running attempt has been beyond its limit for five minutes."""
+    PUSHED = "Pushed"
+    """What the run made stands on the hub that spec.output.push names; absent when it names none."""
     SUCCEEDED = "Succeeded"
 
 
@@ -382,6 +385,15 @@ class AttemptStatus(StatusModel):
     """Steps done after the newest checkpoint, which have to be done again."""
 
 
+class PushedStatus(StatusModel):
+    """Where an artifact stands on a hub."""
+
+    url: Annotated[str, StringConstraints(max_length=500)]
+    """Where people see it."""
+    commit: Line | None = None
+    """That holds it; absent on ModelScope, which does not tell."""
+
+
 class ArtifactStatus(StatusModel):
     """What the run left behind."""
 
@@ -397,6 +409,33 @@ class ArtifactStatus(StatusModel):
     """Its size."""
     serve: Annotated[str, StringConstraints(max_length=600)] | None = None
     """vLLM's command for it, or what keeps vLLM from serving it."""
+    pushed: PushedStatus | None = None
+    """Where it stands on a hub, once it does."""
+
+
+class PushStatus(StatusModel):
+    """Record of the newest push; `cause` and `decision` are there once it has ended."""
+
+    number: int
+    """From 1 on."""
+    target: Annotated[str, StringConstraints(max_length=512)]
+    """What is pushed and where."""
+    request: Line
+    """Key of spec.output.push as it was when this began."""
+    started_at: Timestamp
+    """When its pod was asked for."""
+    ended_at: Timestamp | None = None
+    """When it was seen to end."""
+    failures: int = 0
+    """Pushes by this request that failed and count against recovery.maxRestarts."""
+    cause: Line | None = None
+    """A value of `failures.Cause`."""
+    reason: Line | None = None
+    """The trainer's own word, where it had one: `TokenRefused`."""
+    message: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    """Where it stands now, or what went wrong, in words."""
+    decision: Line | None = None
+    """A value of `failures.Verdict`."""
 
 
 class Status(StatusModel):
@@ -435,6 +474,8 @@ class Status(StatusModel):
     """Of the last evaluation."""
     artifacts: Annotated[tuple[ArtifactStatus, ...], Field(max_length=4)] = ()
     """What the run left behind."""
+    push: PushStatus | None = None
+    """The newest push."""
     failure: FailureStatus | None = None
 
     def to_body(self) -> dict[str, Any]:

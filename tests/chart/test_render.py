@@ -111,6 +111,14 @@ def test_settings_carry_the_values(render: Any, tmp_path: Path) -> None:
     assert settings.progress_interval_seconds == 0.5
 
 
+def test_the_admin_says_where_runs_may_push_to(render: Any, tmp_path: Path) -> None:
+    hubs = ["ModelScope"]
+    assert settings_of(render({"limits": {"pushHubs": hubs}}), tmp_path).limits.push_hubs == ("ModelScope",)
+    assert settings_of(render({"limits": {"pushHubs": []}}), tmp_path).limits.push_hubs == ()
+    with pytest.raises(HarnessError, match="pushHubs"):
+        render({"limits": {"pushHubs": ["GitHub"]}})
+
+
 def keys(kind: Any) -> Any:
     """The names of a model's fields, as they are written, and those of the models below it."""
     if not (isinstance(kind, type) and issubclass(kind, BaseModel)):

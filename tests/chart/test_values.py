@@ -27,6 +27,7 @@ OTHER: dict[str, Any] = {
     "affinity": {"nodeAffinity": {}},
     "extraEnv": [{"name": "A", "value": "b"}],
     "limits.sources": ["Volume"],
+    "limits.pushHubs": ["ModelScope"],
     "limits.s3Endpoints": ["*"],
     "image.digest": f"sha256:{'a' * 64}",
     "trainer.image.digest": f"sha256:{'a' * 64}",

@@ -22,7 +22,7 @@ def test_a_run_lives_on_after_the_operators_death_at_any_write(control: Control)
     [(writes, unbroken)] = control.do(_lives(control, settings, [None]))
     assert unbroken["status"]["phase"] == "Succeeded"
     assert [attempt["cause"] for attempt in unbroken["status"]["attempts"]] == ["Infrastructure", "Done"]
-    assert unbroken["objects"]["Job"] == ["huanhuan-prepare", "huanhuan-r1", "huanhuan-r2"]
+    assert unbroken["objects"]["Job"] == ["huanhuan-prepare", "huanhuan-push-1", "huanhuan-r1", "huanhuan-r2"]
     deaths = list(range(1, writes + 1))
     ends = control.do(_lives(control, settings, deaths))
     wrong = {death: end[1] for death, end in zip(deaths, ends, strict=True) if end[1] != unbroken}
@@ -32,7 +32,8 @@ def test_a_run_lives_on_after_the_operators_death_at_any_write(control: Control)
 async def _lives(control: Control, settings: Settings, deaths: Sequence[int | None]) -> list[tuple[int, Object]]:
     async def one(death: int | None) -> tuple[int, Object]:
         namespace = await control.new_namespace()
-        name = await stories.new_run(control, namespace)
+        push = {"repository": "me/huanhuan", "tokenSecret": {"name": "hub", "key": "write"}}
+        name = await stories.new_run(control, namespace, output={"push": push})
         writes, status = await mortal.live_through(control.api, namespace, name, settings, death)
         return writes, await _end(control, namespace, name, status)
 

@@ -26,6 +26,9 @@ def kubectl(control_plane: ControlPlane) -> Kubectl:
     return kubectl
 
 
+PUSH = {"repository": "me/huanhuan", "tokenSecret": {"name": "hub", "key": "write"}}
+
+
 def run(name: str, **spec: Any) -> dict[str, Any]:
     spec = {"model": {"id": "Qwen/Qwen3-8B"}, "dataset": {"path": "huanhuan.json"}, **spec}
     return {
@@ -83,6 +86,26 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "lora with Full": (
         {"method": {"type": "Full", "lora": {"rank": 8}}},
         ("spec.method.lora", "goes with types LoRA and QLoRA", "remove it for type Full"),
+    ),
+    "a push without its Secret": (
+        {"output": {"push": {"repository": "me/huanhuan"}}},
+        ("spec.output.push.tokenSecret", "Required value"),
+    ),
+    "a push to no repository": (
+        {"output": {"push": PUSH | {"repository": "huanhuan"}}},
+        ("spec.output.push.repository", "must be owner/name as the hub shows it"),
+    ),
+    "a repository that Hugging Face refuses": (
+        {"output": {"push": PUSH | {"repository": "me/huan--huan"}}},
+        ("spec.output.push.repository", "repository is me/huan--huan, and a name on HuggingFace ends in"),
+    ),
+    "a push of what is not merged": (
+        {"output": {"push": PUSH | {"what": "Both"}}},
+        ("spec.output.push.what", "push.what is Both, and there is no merged model; set mergeAdapter: true"),
+    ),
+    "a push that chooses from a whole model": (
+        {"method": {"type": "Full"}, "output": {"push": PUSH | {"what": "Adapter"}}},
+        ("spec.output.push.what", "method Full makes a single whole model; remove it"),
     ),
     "rank 0": ({"method": {"lora": {"rank": 0}}}, ("spec.method.lora.rank", "0", "greater than or equal to 1")),
     "no targets": ({"method": {"lora": {"targets": []}}}, ("spec.method.lora.targets", "both empty", "name a module")),
@@ -301,8 +324,9 @@ def without_empty(value: Any) -> Any:
         {"training": {"maxSteps": 9, "schedule": {"type": "WarmupStableDecay", "warmupSteps": 5}}},
         {"dataset": {"path": "a", "validation": {"path": "b"}}, "evaluation": {"loadBest": True}},
         {"scheduling": {"tolerations": [{"key": "gpu"}], "nodeSelector": {"zone": "a"}}},
+        {"output": {"push": PUSH}},
     ],
-    ids=["minimal", "LoRA", "DeepSpeed", "FSDP", "schedule", "evaluation", "scheduling"],
+    ids=["minimal", "LoRA", "DeepSpeed", "FSDP", "schedule", "evaluation", "scheduling", "push"],
 )
 def test_the_api_server_fills_in_the_very_defaults_that_the_models_have(kubectl: Kubectl, spec: dict[str, Any]) -> None:
     body = run("defaulted", **spec)
@@ -318,6 +342,9 @@ FREE = {
     "ttl": {"scheduling": {"ttlSecondsAfterFinished": 60}},
     "restarts": {"recovery": {"maxRestarts": 7}},
     "plan to run": {"mode": "Run"},
+    "push": {"output": {"push": PUSH}},
+    "another push": {"output": {"push": PUSH | {"repository": "us/huanhuan"}}},
+    "no push": {"output": {"push": None}},
 }
 FROZEN = {
     "model": {"model": {"revision": "v2"}},
@@ -328,7 +355,7 @@ FROZEN = {
     "checkpoint": {"checkpoint": {"keep": 9}},
     "evaluation": {"dataset": {"validation": {"fraction": 0.1}}, "evaluation": {"patience": 3}},
     "stability": {"stability": {"divergence": {"policy": "Warn"}}},
-    "output": {"output": {"mergeAdapter": True}},
+    "output": {"output": {"mergeAdapter": True, "push": PUSH}},
     "storage": {"storage": {"inputs": {"claimName": "other"}}},
     "tracking": {"tracking": {"swanlab": {"project": "p"}}},
     "scheduling": {"scheduling": {"nodeSelector": {"zone": "b"}}},

@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from finetune_operator.backends.local import processes
+from support.push_hub import OWNER, READ_TOKEN, TOKEN, push_hub
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 STEPS = 40
@@ -42,9 +43,9 @@ class Laptop:
         command = [sys.executable, "-c", "from finetune_operator.cli import main; main()", *map(str, arguments)]
         return subprocess.Popen(command, cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
-    def run(self, file: Path) -> tuple[int, str]:
+    def run(self, file: Path, *options: str) -> tuple[int, str]:
         """`qft run`, to its end: exit code and output."""
-        process = self.start("run", file.name, "--cache", "cache")
+        process = self.start("run", file.name, "--cache", "cache", *options)
         output, _ = process.communicate(timeout=PATIENCE_SECONDS)
         return process.returncode, output
 
@@ -180,6 +181,37 @@ def test_bad_rows_are_refused_with_their_place_and_a_mended_file_runs(laptop: La
     (laptop.folder / "rows.json").write_text(json.dumps(rows))
     code, output = laptop.run(file)
     assert code == 0, output
+
+
+def test_what_a_finished_run_made_is_pushed_once_and_a_refusal_costs_only_the_push(
+    laptop: Laptop, unbroken: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    adapter = laptop.folder / "runs" / "unbroken" / "adapter" / "adapter_model.safetensors"
+    push = {"repository": f"{OWNER}/huanhuan", "tokenSecret": {"name": "hub", "key": "token"}}
+    file = laptop.file("unbroken", output={"push": push})
+    (laptop.folder / "token").write_text(f"{TOKEN}\n")
+    with push_hub() as hub:
+        monkeypatch.setenv("HF_ENDPOINT", hub.url)
+        monkeypatch.setenv("HF_HUB_DISABLE_XET", "1")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+        monkeypatch.setenv("FINETUNE_PUSH_TOKEN", READ_TOKEN)
+        code, output = laptop.run(file)
+        assert code == 64, output
+        assert "failed: PushForbidden" in output
+        assert laptop.status("unbroken")["phase"] == "Failed"
+        assert adapter.exists()
+        assert f"Adapter: {adapter.parent}" in output
+        code, output = laptop.run(file, "--push-token", "token")
+        assert code == 0, output
+        assert f"pushed to {hub.url}/{OWNER}/huanhuan" in output
+        assert hub.repositories[f"{OWNER}/huanhuan"].files("main")[adapter.name] == adapter.read_bytes()
+        requests = len(hub.requests)
+        code, output = laptop.run(file, "--push-token", "token")
+        assert (code, len(hub.requests)) == (0, requests), "it stands there, and nobody is asked"
+    status = laptop.status("unbroken")
+    assert (status["phase"], len(status["attempts"]), status["push"]["number"]) == ("Succeeded", 1, 2)
+    written = [each.read_bytes() for each in (laptop.folder / "runs").rglob("*") if each.is_file()]
+    assert not any(token.encode() in text for token in (TOKEN, READ_TOKEN) for text in written)
 
 
 def rank_process(uid: str, rank: int) -> int:

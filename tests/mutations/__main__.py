@@ -20,6 +20,7 @@ from mutations import (
     loss,
     methods,
     operator_side,
+    push,
     stability,
     trial,
 )
@@ -35,6 +36,7 @@ CATALOGUE: list[Mutation] = [
     *stability.MUTATIONS,
     *export.MUTATIONS,
     *operator_side.MUTATIONS,
+    *push.MUTATIONS,
 ]
 
 

@@ -3,15 +3,15 @@
 import dataclasses
 from typing import Any
 
-from finetune_contract import PrepareConfig, RunConfig
+from finetune_contract import PrepareConfig, PushConfig, RunConfig
 from finetune_operator.backends import Addressed
-from finetune_operator.observation import Attempt, Observation, Preparation, WorkerState
-from finetune_operator.planning import Locations, Plan
+from finetune_operator.observation import Attempt, Observation, Preparation, Push, WorkerState
+from finetune_operator.planning import Locations, Plan, push_request, push_target
 from finetune_operator.reconcile import PassResult, run_pass
 from finetune_operator.resource import Qwen3FineTune
 from finetune_operator.settings import Settings
 from finetune_operator.status import Status
-from support.runs import START, worker
+from support.runs import START, there, worker
 
 
 class CrashError(Exception):
@@ -27,7 +27,10 @@ class FakeCluster:
         self.settings = Settings()
         self.preparation: Preparation | None = None
         self.attempts: dict[int, Attempt] = {}
+        self.pushes: dict[int, Push] = {}
         self.started: list[int] = []
+        self.pushed: list[PushConfig] = []
+        """What every push that was started was told."""
         self.writes: list[str] = []
         self.events: list[str] = []
         self.is_deleted = False
@@ -45,7 +48,8 @@ class FakeCluster:
 
     async def observe(self, run: Qwen3FineTune) -> Observation:
         attempts = tuple(self.attempts[number] for number in sorted(self.attempts))
-        return Observation(preparation=self.preparation, attempts=attempts, output_claim="huanhuan-output")
+        push = self.pushes[max(self.pushes)] if self.pushes else None
+        return Observation(preparation=self.preparation, attempts=attempts, push=push, output_claim="huanhuan-output")
 
     async def start_preparation(self, run: Qwen3FineTune, config: PrepareConfig) -> None:
         if self.preparation is None:
@@ -76,6 +80,24 @@ class FakeCluster:
             workers = tuple(dataclasses.replace(each, is_terminating=True) for each in attempt.workers)
             self.attempts[number] = dataclasses.replace(attempt, workers=workers, is_being_deleted=True)
             self._wrote(f"stop attempt {number}")
+
+    async def start_push(self, run: Qwen3FineTune, config: PushConfig, number: int) -> None:
+        wanted = there(run.spec.output.push)
+        if number not in self.pushes:
+            self.pushes[number] = Push(
+                number=number,
+                target=push_target(run, wanted),
+                request=push_request(wanted),
+                state=WorkerState.WAITING,
+                created_at=self.now,
+            )
+            self.pushed.append(config)
+            self._wrote(f"start push {number}")
+
+    async def stop_push(self, run: Qwen3FineTune, number: int) -> None:
+        if number in self.pushes:
+            del self.pushes[number]
+            self._wrote(f"remove push {number}")
 
     async def publish_status(self, run: Addressed, status: Status) -> None:
         self.body = self.body | {"status": status.to_body()}

@@ -54,6 +54,25 @@ def terminated(code: int, message: str = "", reason: str = "Error") -> Object:
     return {"terminated": {"exitCode": code, "message": message, "reason": reason}}
 
 
+def push_job(number: int = 1, **fields: Any) -> Object:
+    """The Job of a push."""
+    labels = names.run_labels("huanhuan", names.PUSH_ROLE, push=number)
+    told = {names.PUSH_TARGET_ANNOTATION: f"target {number}", names.PUSH_REQUEST_ANNOTATION: f"request-{number}"}
+    meta = {"labels": labels, "annotations": told, "ownerReferences": [{"uid": "run-uid"}]} | fields.pop("meta", {})
+    return {
+        "metadata": metadata(names.push_job("huanhuan", number), **meta),
+        "spec": {"completions": 1, "parallelism": 1},
+        "status": {"conditions": []},
+    } | fields
+
+
+def push_pod(number: int = 1, **fields: Any) -> Object:
+    """The pod of a push."""
+    made = pod(f"huanhuan-push-{number}-abcde", attempt=None, **fields)
+    made["metadata"]["labels"] = names.run_labels("huanhuan", names.PUSH_ROLE, push=number)
+    return made
+
+
 def job(attempt: int | None = 1, *, nodes: int = 1, spec: Object | None = None, **fields: Any) -> Object:
     """The Job of an attempt, or with attempt None of the preparation."""
     name = names.attempt_job("huanhuan", attempt) if attempt else names.prepare_job("huanhuan")

@@ -5,7 +5,7 @@ Everything else about pods and Jobs is real: the Job controller makes, counts an
 
 from typing import Any
 
-from finetune_contract import Outcome, PrepareOutcome
+from finetune_contract import Outcome, PrepareOutcome, PushOutcome
 from finetune_operator.backends.kubernetes.client import Api, NotFoundError, Object
 from finetune_operator.backends.kubernetes.kinds import NODES, PODS
 
@@ -41,7 +41,7 @@ class Kubelet:
         waiting = {"state": {"waiting": {"reason": reason, "message": message}}, "ready": False}
         await self._report(pod, phase="Pending", container=waiting)
 
-    async def end(self, pod: Object, outcome: Outcome | PrepareOutcome) -> None:
+    async def end(self, pod: Object, outcome: Outcome | PrepareOutcome | PushOutcome) -> None:
         """The container ends as the trainer would, with its outcome as termination message."""
         await self.exit(pod, int(outcome.exit_code), outcome.to_message())
 

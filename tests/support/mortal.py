@@ -10,6 +10,7 @@ from finetune_operator.backends.kubernetes import pods
 from finetune_operator.backends.kubernetes.client import Api, NotFoundError, Object
 from finetune_operator.backends.kubernetes.kinds import RUNS, WATCHED, Kind, selector
 from finetune_operator.controller import Controller
+from finetune_operator.names import PUSH_ROLE, ROLE_LABEL
 from finetune_operator.observation import WorkerState
 from finetune_operator.settings import Settings
 from support import runs
@@ -86,7 +87,7 @@ class MortalOperator:
 
 
 class PlayedCluster:
-    """A preparation that works, a first attempt whose rank 1 breaks, a second one that reaches its end."""
+    """A preparation that works, a first attempt whose rank 1 breaks, a second one that reaches its end; a push."""
 
     def __init__(self, api: Api, namespace: str) -> None:
         self._api = api
@@ -112,7 +113,9 @@ class PlayedCluster:
             await self._end(pod, attempt)
 
     async def _end(self, pod: Object, attempt: int | None) -> None:
-        if attempt is None:
+        if pod["metadata"]["labels"][ROLE_LABEL] == PUSH_ROLE:
+            await self._kubelet.end(pod, runs.pushed_outcome())
+        elif attempt is None:
             await self._kubelet.end(pod, runs.prepared())
         elif attempt == 1 and pods.node_rank(pod) == 1:
             await self._kubelet.end(pod, runs.failed_outcome(ExitCode.INFRASTRUCTURE, "NcclError", rank=1))

@@ -13,6 +13,8 @@ from finetune_contract import (
     Outcome,
     PrepareOutcome,
     Progress,
+    Pushed,
+    PushOutcome,
     Stage,
     TrainingResult,
 )
@@ -154,6 +156,17 @@ def worker(index: int, state: WorkerState = WorkerState.RUNNING, **fields: Any) 
         fields = {"exit_code": int(fields["outcome"].exit_code)} | fields
     known: dict[str, Any] = {"index": index, "name": f"huanhuan-r1-{index}", "state": state, "node": f"node-{index}"}
     return Worker(**known | fields)
+
+
+def pushed_outcome() -> PushOutcome:
+    """The outcome of a push that went well."""
+    place = Pushed(kind="Adapter", url="https://huggingface.co/me/huanhuan/tree/main", commit="c" * 40)
+    return PushOutcome(exit_code=ExitCode.DONE, pushed=(place,))
+
+
+def failed_push(code: ExitCode, reason: str) -> PushOutcome:
+    """The outcome of a push that failed with `code`."""
+    return PushOutcome(exit_code=code, failure=Failure(exit_code=code, reason=reason, message=f"{reason} happened"))
 
 
 def attempt(*workers: Worker, number: int = 1, **fields: Any) -> Attempt:

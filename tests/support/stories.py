@@ -3,7 +3,7 @@
 import time
 from typing import Any
 
-from finetune_contract import Outcome, PrepareOutcome
+from finetune_contract import Outcome, PrepareOutcome, PushOutcome
 from finetune_operator import names
 from finetune_operator.backends.kubernetes.client import Object
 from finetune_operator.backends.kubernetes.kinds import PODS, RUNS
@@ -47,6 +47,19 @@ def prepare(control: Control, namespace: str, name: str, outcome: PrepareOutcome
     pod = preparation_pod(control, namespace, name)
     control.do(control.kubelet.run(pod))
     control.do(control.kubelet.end(pod, outcome or runs.prepared()))
+
+
+def push_pod(control: Control, namespace: str, name: str, number: int) -> Object:
+    """The pod of a push, once it is there."""
+    selector = f"{names.RUN_LABEL}={name},{names.PUSH_LABEL}={number}"
+    return control.wait(f"the pod of push {number}", lambda: _alive(control, namespace, selector))[0]
+
+
+def push(control: Control, namespace: str, name: str, number: int, outcome: PushOutcome) -> None:
+    """Push `number` runs and ends with `outcome`."""
+    pod = push_pod(control, namespace, name, number)
+    control.do(control.kubelet.run(pod))
+    control.do(control.kubelet.end(pod, outcome))
 
 
 def worker_pods(control: Control, namespace: str, name: str, attempt: int, nodes: int = NODES) -> list[Object]:

@@ -63,6 +63,7 @@ limits:
   maxGpusPerNode: {{ .Values.limits.maxGpusPerNode }}
   priorityClasses: {{ toJson .Values.limits.priorityClasses }}
   sources: {{ toJson .Values.limits.sources }}
+  pushHubs: {{ toJson .Values.limits.pushHubs }}
   s3Endpoints: {{ toJson .Values.limits.s3Endpoints }}
 namespaces: {{ toJson .Values.watchNamespaces }}
 progressIntervalSeconds: {{ .Values.settings.progressIntervalSeconds }}

@@ -2,7 +2,7 @@
 
 from typing import Protocol
 
-from finetune_contract import PrepareConfig, RunConfig
+from finetune_contract import PrepareConfig, PushConfig, RunConfig
 from finetune_operator.observation import Observation
 from finetune_operator.planning import Locations, Plan
 from finetune_operator.resource import Metadata, Qwen3FineTune
@@ -46,6 +46,14 @@ class Backend(Protocol):
 
     async def stop_attempt(self, run: Qwen3FineTune, number: int, *, force: bool) -> None:
         """The workers of attempt `number` are told to save and stop; with `force` they are removed without waiting."""
+        ...
+
+    async def start_push(self, run: Qwen3FineTune, config: PushConfig, number: int) -> None:
+        """The pod of push `number` is there."""
+        ...
+
+    async def stop_push(self, run: Qwen3FineTune, number: int) -> None:
+        """The pod of push `number` goes."""
         ...
 
     async def publish_status(self, run: Addressed, status: Status) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -21,19 +22,20 @@ from finetune_operator.cli.documents import (
     with_gpu_memory,
 )
 from finetune_operator.cli.drive import driven
-from finetune_operator.cli.open_run import RunRefusedError, held, opened, with_workers
+from finetune_operator.cli.open_run import RunRefusedError, held, opened, with_push_token, with_workers
 from finetune_operator.cli.screen import screen_for
 from finetune_operator.cli.words import closing_words, exit_code, opening_words, row
-from finetune_operator.planning import PlanError, make_plan, render_plan
+from finetune_operator.lifecycle import is_final
+from finetune_operator.planning import PlanError, make_plan, push_target, render_plan
 from finetune_operator.resource import Qwen3FineTune
-from finetune_operator.status import Phase, Status
+from finetune_operator.status import Status
 
 app = typer.Typer(
     no_args_is_help=True, add_completion=False, rich_markup_mode="markdown", help="Fine-tune Qwen3 from one YAML file."
 )
 console = Console()
 
-_TOLD = frozenset({"Planned", "Succeeded", "Failed"})
+_TOLD = frozenset({"Planned", "Succeeded", "Failed", "Pushed"})
 """Events that the command tells in words of its own."""
 
 File = Annotated[Path, typer.Argument(metavar="FILE", help="YAML file with a Qwen3FineTune.")]
@@ -41,13 +43,21 @@ Files = Annotated[list[Path], typer.Argument(metavar="FILE...", help="YAML files
 Name = Annotated[str | None, typer.Option("--name", help="Which resource, if the file holds several.")]
 Output = Annotated[Path, typer.Option("--output", metavar="DIR", help="Where runs keep their state and results.")]
 Cache = Annotated[Path | None, typer.Option("--cache", metavar="DIR", help="Where models and tokens are kept.")]
+PushToken = Annotated[
+    Path | None, typer.Option("--push-token", metavar="FILE", help="Holds the token that may write to the hub.")
+]
 Workers = Annotated[int | None, typer.Option("--workers", min=1, help="Ranks on this machine; keeps the global batch.")]
 GpuMemory = Annotated[str | None, typer.Option("--gpu-memory", metavar="SIZE", help="Of one GPU, such as 80Gi.")]
 
 
 @app.command()
 def run(
-    file: File, name: Name = None, output: Output = Path("runs"), cache: Cache = None, workers: Workers = None
+    file: File,
+    name: Name = None,
+    output: Output = Path("runs"),
+    cache: Cache = None,
+    workers: Workers = None,
+    push_token: PushToken = None,
 ) -> None:
     """Run a fine-tune on this machine, with the plans and decisions of the cluster.
 
@@ -55,10 +65,13 @@ def run(
     the run cannot work as written, and 65 (memory), 66 (not a number), 67 (infrastructure) or 1 when it failed.
 
     Paths in the file are relative to its folder; values of Secrets that it names are read from HF_TOKEN,
-    MODELSCOPE_API_TOKEN, SWANLAB_API_KEY, WANDB_API_KEY and MLFLOW_TRACKING_TOKEN.
+    MODELSCOPE_API_TOKEN, SWANLAB_API_KEY, WANDB_API_KEY and MLFLOW_TRACKING_TOKEN. The token for spec.output.push is
+    read from --push-token or FINETUNE_PUSH_TOKEN, which no process but the one that pushes gets to see, else from
+    HF_TOKEN or MODELSCOPE_API_TOKEN.
     """
     machine = this_machine(os.environ)
     try:
+        environment = with_push_token(os.environ, push_token)
         document = chosen(read_documents(file), name)
         resource = with_workers(document, workers, machine)
         backend = LocalBackend(
@@ -66,10 +79,10 @@ def run(
             inputs_dir=document.folder,
             cache_dir=cache or _default_cache(),
             machine=machine,
-            environment=os.environ,
+            environment=environment,
         )
         with held(backend.folder(resource)):
-            status = _run(resource, backend, machine)
+            status = _run(resource, backend, machine, environment)
     except (DocumentError, RunRefusedError) as error:
         _refuse(str(error))
     _say(closing_words(status, backend.folder(resource)))
@@ -119,9 +132,9 @@ def main() -> None:
     app()
 
 
-def _run(resource: Qwen3FineTune, backend: LocalBackend, machine: Machine) -> Status:
-    opened_run = opened(resource, backend, os.environ)
-    if opened_run.earlier.phase is Phase.SUCCEEDED:
+def _run(resource: Qwen3FineTune, backend: LocalBackend, machine: Machine, environment: Mapping[str, str]) -> Status:
+    opened_run = opened(resource, backend, environment)
+    if is_final(opened_run.earlier, opened_run.run):
         return opened_run.earlier
     _say(f"{resource.metadata.name}\n{_plan_text(resource, machine)}")
     if not machine.gpus:
@@ -139,7 +152,9 @@ def _plan_text(resource: Qwen3FineTune, machine: Machine) -> str:
         made = make_plan(resource, model=None, dataset=None, gpu_memory_bytes=machine.gpu_memory_bytes)
     except PlanError as error:
         raise RunRefusedError(f"{error.reason}: {error}") from None
-    return render_plan(made)
+    push = resource.spec.output.push
+    pushed = "" if push is None else f"\npush      {push_target(resource, push)}, once all else is done"
+    return render_plan(made) + pushed
 
 
 def _problems(document: Document) -> tuple[str, ...]:

@@ -6,8 +6,10 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from finetune_contract.paths import PUSH_TOKEN_ENV
 from finetune_operator.backends.local import LocalBackend, Machine, RunFolder, missing_secrets, read_json, write_json
 from finetune_operator.cli.documents import Document, parsed
 from finetune_operator.lifecycle import reopened, text
@@ -18,8 +20,11 @@ from finetune_operator.status import Status
 LOOK_SECONDS = 0.5
 """How often the run is looked at."""
 
-_FREE_TO_CHANGE = ("suspend", "mode", "scheduling", "recovery", "resources", "storage")
-"""Blocks of the spec that do not decide what is trained."""
+_FREE_TO_CHANGE: dict[str, set[str] | bool] = {
+    **dict.fromkeys(("suspend", "mode", "scheduling", "recovery", "resources", "storage"), True),
+    "output": {"push"},
+}
+"""What of the spec does not decide what is trained: blocks, and fields of a block."""
 
 
 class RunRefusedError(ValueError):
@@ -42,6 +47,19 @@ class OpenRun:
         body["status"] = read_json(self.folder.status_file) or {}
         body["spec"]["suspend"] = is_suspended
         return body
+
+
+def with_push_token(environment: Mapping[str, str], file: Path | None) -> dict[str, str]:
+    """`environment` with the token that may write to a hub, if it is kept in a file. Raises RunRefusedError."""
+    if file is None:
+        return dict(environment)
+    try:
+        token = file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunRefusedError(f"--push-token {file}: cannot be read: {error}") from None
+    if not token:
+        raise RunRefusedError(f"--push-token {file}: the file is empty; put a token that may write into it")
+    return {**environment, PUSH_TOKEN_ENV: token}
 
 
 def with_workers(document: Document, workers: int | None, machine: Machine) -> Qwen3FineTune:
@@ -118,9 +136,7 @@ def _carried_over(status: Status, before: Qwen3FineTune, now: Qwen3FineTune, fol
 
 def changed_fields(before: Qwen3FineTune, now: Qwen3FineTune) -> tuple[str, ...]:
     """`spec.training.seed was 1 and is 2`, for every field that decides what is trained."""
-    old, new = (
-        each.spec.model_dump(mode="json", by_alias=True, exclude=set(_FREE_TO_CHANGE)) for each in (before, now)
-    )
+    old, new = (each.spec.model_dump(mode="json", by_alias=True, exclude=_FREE_TO_CHANGE) for each in (before, now))
     return tuple(_differences("spec", old, new))
 
 

@@ -7,7 +7,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
-from finetune_operator.status import Phase, ProgressStatus, Status
+from finetune_operator.status import ConditionType, Phase, ProgressStatus, Status
 
 PLAIN_SECONDS = 5.0
 """How often plain lines tell of steps."""
@@ -105,9 +105,16 @@ def screen_for(console: Console) -> LiveScreen | PlainScreen:
     return LiveScreen(console) if console.is_terminal else PlainScreen(console)
 
 
+_WAITING_IN = {
+    Phase.PREPARING: ConditionType.PREPARED,
+    Phase.QUEUED: ConditionType.RUNNING,
+    Phase.RESTARTING: ConditionType.RUNNING,
+    Phase.PUSHING: ConditionType.PUSHED,
+}
+"""The condition that says why a run in this phase is not further."""
+
+
 def _waiting(status: Status) -> str:
     """Why the run is not further, if anything is worth a word."""
-    if status.phase not in (Phase.PREPARING, Phase.QUEUED, Phase.RESTARTING):
-        return ""
-    kind = "Prepared" if status.phase is Phase.PREPARING else "Running"
+    kind = _WAITING_IN.get(status.phase)
     return next((condition.message for condition in status.conditions if condition.type == kind), "")

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from finetune_contract import ExitCode
 from finetune_operator.backends.local import RunFolder
-from finetune_operator.failures import Cause
+from finetune_operator.failures import Cause, Verdict
 from finetune_operator.lifecycle import text
 from finetune_operator.status import ArtifactStatus, Phase, PlanStatus, Status
 
@@ -27,6 +27,8 @@ def exit_code(status: Status) -> int:
         return ExitCode.DONE
     if status.phase is Phase.SUSPENDED:
         return ExitCode.PREEMPTED
+    if status.artifacts:
+        return _exit_code_of_push(status)
     if status.attempts and status.attempts[-1].cause:
         return _EXIT_CODES.get(Cause(status.attempts[-1].cause), ExitCode.UNEXPECTED)
     if status.preparation_failures:
@@ -34,10 +36,20 @@ def exit_code(status: Status) -> int:
     return ExitCode.USER_ERROR  # refused before anything was started
 
 
+def _exit_code_of_push(status: Status) -> int:
+    """Of a run that has trained, and whose results could not be pushed."""
+    push = status.push
+    if push is None or push.cause is None or push.decision != Verdict.GIVE_UP:
+        return ExitCode.USER_ERROR  # refused before it was tried
+    return _EXIT_CODES.get(Cause(push.cause), ExitCode.UNEXPECTED)
+
+
 def opening_words(status: Status) -> str | None:
     """What a run that was begun earlier goes on from; None: it begins now."""
     if not status.attempts:
         return None
+    if status.artifacts:
+        return "the training is complete; only its push is left"
     last = status.attempts[-1]
     ended = f"attempt {last.number} ended as {last.cause}" if last.cause else f"attempt {last.number} was under way"
     start = f"from the checkpoint of step {status.checkpoint.step}" if status.checkpoint else "from the base model"
@@ -54,11 +66,13 @@ def plan_words(plan: PlanStatus) -> str:
 
 def closing_words(status: Status, folder: RunFolder) -> str:
     """What the person at the terminal needs to know now that the run has come to rest."""
+    if status.phase is Phase.SUSPENDED and status.artifacts:
+        return "\n".join(("stopped before its results were pushed; the same command pushes them", *_results(status)))
     if status.phase is Phase.SUSPENDED:
         saved = f"at step {status.checkpoint.step}" if status.checkpoint else "before its first checkpoint"
         return f"stopped {saved}; the same command goes on from there"
     if status.failure is not None:
-        return "\n".join(_failure(status, folder))
+        return "\n".join((*_failure(status, folder), *_results(status)))
     return "\n".join(_success(status))
 
 
@@ -77,9 +91,17 @@ def _success(status: Status) -> Iterator[str]:
     steps = status.progress.step if status.progress else None
     validation = f", validation loss {status.validation_loss}" if status.validation_loss else ""
     yield f"done: {steps} steps, final loss {status.final_loss}{validation}"
+    yield from _results(status)
+    yield from _how_to_use(status.artifacts[-1])
+
+
+def _results(status: Status) -> Iterator[str]:
+    """What there is, on this machine and on hubs."""
     for artifact in status.artifacts:
         yield f"{artifact.kind}: {artifact.path} ({artifact.digest})"
-    yield from _how_to_use(status.artifacts[-1])
+        if artifact.pushed is not None:
+            commit = f" (commit {artifact.pushed.commit})" if artifact.pushed.commit else ""
+            yield f"    pushed to {artifact.pushed.url}{commit}"
 
 
 def _how_to_use(artifact: ArtifactStatus) -> Iterator[str]:
@@ -107,6 +129,8 @@ def _failure(status: Status, folder: RunFolder) -> Iterator[str]:
 
 def _log_file(status: Status, folder: RunFolder) -> Path | None:
     """The log nearest to the failure; None: nothing was started."""
+    if status.artifacts:
+        return folder.log_of_push(status.push.number) if status.push is not None else None
     if not status.attempts:
         return folder.log_of_preparation if status.preparation_failures else None
     last = status.attempts[-1]

@@ -3,12 +3,18 @@
 from finetune_operator.crd.cel import Schema, literal, rule_schema
 from finetune_operator.resource import MAX_NAME_LENGTH, Metadata, Rule, Spec
 
-_FREE = {"suspend": (), "scheduling": ("ttlSecondsAfterFinished",), "recovery": ("maxRestarts",)}
+_FREE = {
+    "suspend": (),
+    "output": ("push",),
+    "scheduling": ("ttlSecondsAfterFinished",),
+    "recovery": ("maxRestarts",),
+}
 """What may change at any time: a whole field of the spec, or fields of a block."""
 
 _REMEDY = (
     "cannot change once the run has started (status.startTime is set): only suspend, mode from Plan to Run,"
-    " scheduling.ttlSecondsAfterFinished and recovery.maxRestarts may; create a run under another name instead"
+    " output.push, scheduling.ttlSecondsAfterFinished and recovery.maxRestarts may; create a run under another name"
+    " instead"
 )
 
 

@@ -1,8 +1,9 @@
 """Pure: what is true of a run, and what is to be done about it.
 
 `decide_pass` reads the previous status and an observation, and answers with the next status and with acts. The files
-tell it in this order: `memory` adds to the durable records (`preparation`, `attempts`, `orders`, `finals`), `decisions`
-derives the acts from the records, `conditions` the conditions and the phase (with `waiting`), `events` what to tell.
+tell it in this order: `memory` adds to the durable records (`preparation`, `attempts`, `orders`, `finals`, `push`),
+`decisions` derives the acts from the records, `conditions` the conditions and the phase (with `waiting`), `events` what
+to tell.
 A resource that cannot be understood gets no decision, only `invalid_status`.
 """
 
@@ -14,7 +15,9 @@ from finetune_operator.lifecycle.decision import (
     Event,
     StartAttempt,
     StartPreparation,
+    StartPush,
     StopAttempt,
+    StopPush,
 )
 from finetune_operator.lifecycle.decisions import decide_pass
 from finetune_operator.lifecycle.events import events_between
@@ -30,7 +33,9 @@ __all__ = [
     "Event",
     "StartAttempt",
     "StartPreparation",
+    "StartPush",
     "StopAttempt",
+    "StopPush",
     "decide_pass",
     "events_between",
     "invalid_status",

@@ -10,9 +10,10 @@ from finetune_operator.failures import Cause, Verdict, done_outcome
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import has_live_worker, is_over, is_stopping
 from finetune_operator.lifecycle.decision import Action, StartAttempt, View
+from finetune_operator.lifecycle.finals import is_pushed
 from finetune_operator.lifecycle.orders import has_stepped
 from finetune_operator.lifecycle.preparation import is_alive
-from finetune_operator.lifecycle.waiting import QUEUE_REASONS, attempt_waits_for, preparation_waits_for
+from finetune_operator.lifecycle.waiting import QUEUE_REASONS, attempt_waits_for, preparation_waits_for, push_waits_for
 from finetune_operator.planning import PlanError
 from finetune_operator.resource import Mode
 from finetune_operator.status import (
@@ -28,6 +29,7 @@ TRUE, FALSE, UNKNOWN = ConditionStatus.TRUE, ConditionStatus.FALSE, ConditionSta
 
 RESTARTING = "Restarting"
 STARTING = "Starting"
+PUSHING = "Pushing"
 ENDED = "Ended"
 
 
@@ -47,6 +49,7 @@ def with_conditions(status: Status, actions: tuple[Action, ...], view: View) -> 
         ConditionType.RUNNING: _running(status, actions, view),
         ConditionType.SUSPENDED: _suspended(status, view),
         ConditionType.HEALTHY: _healthy(status),
+        **_pushed(status, view),
         ConditionType.SUCCEEDED: _succeeded(status, view),
     }
     conditions = written(status.conditions, truths, view.run.metadata.generation, view.now)
@@ -84,6 +87,8 @@ def phase_of(truths: dict[ConditionType, Truth], *, has_begun: bool) -> Phase:
         return Phase.SUSPENDED
     if truths[ConditionType.PREPARED].status is not TRUE:
         return Phase.PREPARING if has_begun else Phase.PENDING
+    if running.reason == PUSHING:
+        return Phase.PUSHING
     if running.reason == Stage.EXPORTING:
         return Phase.EXPORTING
     if running.status is TRUE:
@@ -126,6 +131,8 @@ def _prepared(status: Status, view: View) -> Truth:
 def _running(status: Status, actions: tuple[Action, ...], view: View) -> Truth:
     if status.completion_time is not None:
         return Truth(FALSE, ENDED, "the run has ended")
+    if status.artifacts:
+        return Truth(FALSE, PUSHING, "the training is complete, and its results are pushed")
     starting = next((action.number for action in actions if isinstance(action, StartAttempt)), None)
     record = status.attempts[-1] if status.attempts else None
     if record is None or (record.decision is not None and record.decision == Verdict.SUSPEND):
@@ -175,6 +182,31 @@ def _healthy(status: Status) -> Truth:
     return Truth(FALSE, standing[0].indicator, words)
 
 
+def _pushed(status: Status, view: View) -> dict[ConditionType, Truth]:
+    """Absent where no push is asked for."""
+    return {} if view.run.spec.output.push is None else {ConditionType.PUSHED: _push_truth(status, view)}
+
+
+def _push_truth(status: Status, view: View) -> Truth:
+    record, push = status.push, view.observation.push
+    if is_pushed(status, view.run):
+        assert record is not None
+        return Truth(TRUE, "Pushed", record.message or record.target)
+    if status.failure is not None:
+        return Truth(FALSE, status.failure.reason, status.failure.message)
+    if not status.artifacts:
+        return Truth(UNKNOWN, "NotTrained", "it follows when the training is over and its results are checked")
+    if view.run.spec.suspend:
+        return Truth(UNKNOWN, Cause.SUSPENDED, "it goes on when spec.suspend is false again")
+    if push is not None and push.is_alive:
+        if (waiting := push_waits_for(push, view)) is not None:
+            return Truth(UNKNOWN, waiting.reason, waiting.message)
+        return Truth(UNKNOWN, PUSHING, f"push {push.number} is under way: {push.target}")
+    if record is not None and record.decision == Verdict.RETRY:
+        return Truth(UNKNOWN, "PushRetried", f"it is tried again after {record.cause}: {record.message}")
+    return Truth(UNKNOWN, PUSHING, "it is about to start")
+
+
 def _suspended(status: Status, view: View) -> Truth:
     if status.completion_time is not None:
         return Truth(FALSE, ENDED, "the run has ended")
@@ -182,6 +214,8 @@ def _suspended(status: Status, view: View) -> Truth:
         return Truth(FALSE, "NotSuspended", "spec.suspend is false")
     if not is_at_rest(view):
         return Truth(FALSE, "Stopping", "what runs is told to save and stop")
+    if status.artifacts:
+        return Truth(TRUE, Cause.SUSPENDED, "the training is complete; only its push is left")
     saved = status.checkpoint
     kept = f"the checkpoint of step {saved.step} is kept" if saved is not None else "there is no checkpoint yet"
     return Truth(TRUE, Cause.SUSPENDED, f"no worker is left; {kept}")
@@ -191,7 +225,7 @@ def is_at_rest(view: View) -> bool:
     """Whether no process of the run is left."""
     observation = view.observation
     lives = any(has_live_worker(attempt) or not is_over(attempt) for attempt in observation.attempts)
-    return not lives and not is_alive(observation.preparation)
+    return not lives and not is_alive(observation.preparation) and not (observation.push and observation.push.is_alive)
 
 
 def _succeeded(status: Status, view: View) -> Truth:

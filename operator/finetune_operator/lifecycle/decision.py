@@ -54,11 +54,25 @@ class StopAttempt:
 
 
 @dataclass(frozen=True, slots=True)
+class StartPush:
+    """The pod of this push is to be there."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class StopPush:
+    """The pod of this push is to go."""
+
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
 class DeleteRun:
     """The resource itself is to go."""
 
 
-Action = StartPreparation | ClearPreparation | StartAttempt | StopAttempt | DeleteRun
+Action = StartPreparation | ClearPreparation | StartAttempt | StopAttempt | StartPush | StopPush | DeleteRun
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

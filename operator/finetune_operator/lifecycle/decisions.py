@@ -20,6 +20,7 @@ from finetune_operator.lifecycle.finals import is_final
 from finetune_operator.lifecycle.memory import has_undecided_attempt, remembered
 from finetune_operator.lifecycle.orders import deadline_at
 from finetune_operator.lifecycle.preparation import preparation_actions
+from finetune_operator.lifecycle.push import next_push_at, push_actions
 from finetune_operator.observation import Attempt, Observation, WorkerState
 from finetune_operator.planning import Plan, PlanError
 from finetune_operator.resource import Mode, Qwen3FineTune
@@ -80,7 +81,7 @@ def _observed(status: Status, run: Qwen3FineTune) -> Status:
 
 def _final_pass(status: Status, view: View) -> Decision:
     """Nothing is started any more: leftovers go, and after its time the resource itself."""
-    actions = _ends(status, view)
+    actions = (*_ends(status, view), *push_actions(status, view))
     ttl_seconds = view.run.spec.scheduling.ttl_seconds_after_finished
     if ttl_seconds is not None and is_at_rest(view):
         assert status.completion_time is not None
@@ -92,6 +93,8 @@ def _final_pass(status: Status, view: View) -> Decision:
 def _actions(status: Status, view: View) -> tuple[Action, ...]:
     """The acts that follow from the records, in order."""
     ends = _ends(status, view)
+    if status.artifacts:
+        return (*ends, *push_actions(status, view))
     if status.completion_time is not None or view.run.spec.suspend:
         return ends
     if status.preparation is None:
@@ -150,6 +153,8 @@ def _next_look(status: Status, actions: tuple[Action, ...], view: View) -> float
         looks.append(settings.progress_interval_seconds if has_progress else settings.resync_seconds)
         if (deadline := deadline_at(status, view)) is not None:
             looks.append(deadline - view.now)
+        if (push_at := next_push_at(status)) > view.now:
+            looks.append(push_at - view.now)
     elif (ttl_seconds := view.run.spec.scheduling.ttl_seconds_after_finished) is not None:
         looks.append(text.seconds_of(status.completion_time) + ttl_seconds - view.now)
     return max(_SHORTEST_LOOK_SECONDS, min(looks)) if looks else None

@@ -4,12 +4,12 @@ from collections.abc import Iterator
 
 from finetune_operator.failures import Verdict
 from finetune_operator.lifecycle.decision import Event
-from finetune_operator.status import AlarmStatus, AttemptStatus, ConditionStatus, ConditionType, Status
+from finetune_operator.status import AlarmStatus, AttemptStatus, ConditionStatus, ConditionType, PushStatus, Status
 
 
 def events_between(old: Status, new: Status) -> tuple[Event, ...]:
     """What has happened from `old` to `new`, in the order in which things happen."""
-    tellers = (_plan, _preparation, _attempts, _alarms, _suspension, _end)
+    tellers = (_plan, _preparation, _attempts, _alarms, _push, _suspension, _end)
     return tuple(event for teller in tellers for event in teller(old, new))
 
 
@@ -63,6 +63,25 @@ def _alarms(old: Status, new: Status) -> Iterator[Event]:
 
 def _standing(status: Status) -> tuple[AlarmStatus, ...]:
     return () if status.progress is None else tuple(alarm for alarm in status.progress.alarms if alarm.standing)
+
+
+def _push(old: Status, new: Status) -> Iterator[Event]:
+    record, before = new.push, old.push
+    if record is None:
+        return
+    is_new = before is None or before.number != record.number
+    if is_new:
+        yield Event(reason="PushStarted", message=f"push {record.number} has been started: {record.target}")
+    if record.ended_at is not None and (is_new or (before is not None and before.ended_at is None)):
+        yield from _push_ended(record)
+
+
+def _push_ended(record: PushStatus) -> Iterator[Event]:
+    if record.decision == Verdict.FINISH:
+        yield Event(reason="Pushed", message=record.message or record.target)
+    elif record.decision in (Verdict.RETRY, Verdict.RETRY_UNCOUNTED):
+        message = f"push {record.number} is tried again after {record.cause}: {record.message}"
+        yield Event(reason="PushFailed", message=message, is_warning=True)
 
 
 def _suspension(old: Status, new: Status) -> Iterator[Event]:

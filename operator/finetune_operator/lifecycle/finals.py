@@ -5,6 +5,7 @@ from finetune_operator.failures import Verdict
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.decision import View
 from finetune_operator.lifecycle.progress import at_rest, completed
+from finetune_operator.planning import push_target
 from finetune_operator.resource import Qwen3FineTune
 from finetune_operator.status import ArtifactStatus, FailureStatus, Status
 
@@ -12,12 +13,27 @@ _MESSAGE_LIMIT = 4096
 
 
 def is_final(status: Status, run: Qwen3FineTune) -> bool:
-    """Whether nothing will be started any more. What failed before anything was started is free at a new generation."""
+    """Whether nothing will be started any more.
+
+    What failed before anything was started is free at a new generation, and so is a push after the training's end.
+    """
     if status.completion_time is None:
         return False
-    if status.start_time is None and status.failure is not None:
+    if status.failure is not None and (status.start_time is None or status.artifacts):
         return status.failure.observed_generation == run.metadata.generation
-    return True
+    return not is_push_owed(status, run)
+
+
+def is_push_owed(status: Status, run: Qwen3FineTune) -> bool:
+    """Whether what `run` has made is still to be brought to a hub."""
+    return bool(status.artifacts) and run.spec.output.push is not None and not is_pushed(status, run)
+
+
+def is_pushed(status: Status, run: Qwen3FineTune) -> bool:
+    """Whether it stands where spec.output.push says."""
+    push, record = run.spec.output.push, status.push
+    is_done = record is not None and record.decision == Verdict.FINISH
+    return push is not None and record is not None and is_done and record.target == push_target(run, push)
 
 
 def given_up(status: Status, reason: str, message: str, view: View) -> Status:
@@ -27,18 +43,18 @@ def given_up(status: Status, reason: str, message: str, view: View) -> Status:
         message=text.shortened(message, _MESSAGE_LIMIT),
         observed_generation=view.run.metadata.generation,
     )
-    return at_rest(status).model_copy(update={"failure": failure, "completion_time": text.timestamp(view.now)})
+    rested = status if status.artifacts else at_rest(status)  # a training that was completed has not stopped
+    return rested.model_copy(update={"failure": failure, "completion_time": text.timestamp(view.now)})
 
 
 def finished(status: Status, outcome: Outcome, view: View) -> Status:
-    """`status` of a run that has reached its end, with what it leaves behind."""
+    """`status` of a run that has reached its last step, with what it leaves behind."""
     assert outcome.result is not None
     artifacts = tuple(
         ArtifactStatus(claim=view.observation.output_claim, **artifact.model_dump())
         for artifact in outcome.result.artifacts
     )
-    done = {"artifacts": artifacts, "completion_time": text.timestamp(view.now)}
-    return completed(status, outcome.result).model_copy(update=done)
+    return completed(status, outcome.result).model_copy(update={"artifacts": artifacts})
 
 
 def planned_only(status: Status, view: View) -> Status:
@@ -49,13 +65,23 @@ def planned_only(status: Status, view: View) -> Status:
 def reopened(status: Status) -> Status:
     """`status` of a failed run that a person asks for once more: a fresh budget, and its checkpoints to go on from.
 
-    A run that has succeeded, or has not ended, is left as it is.
+    If only its push has failed, only that is done again. A run that has succeeded, or has not ended, is left as it is.
     """
     if status.failure is None:
         return status
+    if status.artifacts:
+        return _reopened_push(status)
     attempts = status.attempts
     if attempts:
         last = attempts[-1].model_copy(update={"decision": str(Verdict.RETRY_UNCOUNTED)})
         attempts = (*attempts[:-1], last)
     fresh = {"failure": None, "completion_time": None, "failures": 0, "preparation_failures": ()}
     return status.model_copy(update={"attempts": attempts, **fresh})
+
+
+def _reopened_push(status: Status) -> Status:
+    """A push that was given up may be tried again; one that succeeded stays done."""
+    push = status.push
+    if push is not None and push.decision == Verdict.GIVE_UP:
+        push = push.model_copy(update={"decision": str(Verdict.RETRY_UNCOUNTED), "failures": 0})
+    return status.model_copy(update={"failure": None, "completion_time": None, "push": push})

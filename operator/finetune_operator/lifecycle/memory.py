@@ -5,10 +5,11 @@ from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import advanced, new_record
 from finetune_operator.lifecycle.conditions import is_at_rest
 from finetune_operator.lifecycle.decision import View
-from finetune_operator.lifecycle.finals import finished, given_up, planned_only
+from finetune_operator.lifecycle.finals import finished, given_up, planned_only, reopened
 from finetune_operator.lifecycle.orders import deadline_message
 from finetune_operator.lifecycle.preparation import with_preparation
 from finetune_operator.lifecycle.progress import at_rest, with_last_words, with_progress
+from finetune_operator.lifecycle.push import with_push
 from finetune_operator.observation import Attempt
 from finetune_operator.planning import PlanError, plan_status
 from finetune_operator.resource import Mode
@@ -18,12 +19,18 @@ from finetune_operator.status import MAX_ATTEMPTS, AttemptStatus, Status
 def remembered(previous: Status, view: View) -> Status:
     """The records of a run that is not final, after what `view` shows."""
     # what is not final may carry the refusal of an earlier generation
-    status = previous.model_copy(update={"failure": None, "completion_time": None})
+    status = reopened(previous) if previous.artifacts else previous
+    status = status.model_copy(update={"failure": None, "completion_time": None})
     for remember in _IN_ORDER:
         status = remember(status, view)
         if status.completion_time is not None:
             return status
-    return _with_suspension(_with_progress_at_rest(status), view)
+        if status.artifacts:
+            break
+    if not status.artifacts:
+        return _with_suspension(_with_progress_at_rest(status), view)
+    status = with_push(status, view)  # the training is over: nothing is planned any more
+    return status if status.completion_time is not None else _with_suspension(status, view)
 
 
 def has_undecided_attempt(status: Status) -> bool:
@@ -68,7 +75,7 @@ def _with_end(status: Status, view: View) -> Status:
     last = status.attempts[-1]
     if last.decision == Verdict.GIVE_UP:
         return given_up(status, last.reason or str(last.cause), f"attempt {last.number}: {last.message}", view)
-    if last.decision == Verdict.FINISH:
+    if last.decision == Verdict.FINISH and not status.artifacts:
         attempt = next(attempt for attempt in view.observation.attempts if attempt.number == last.number)
         outcome = done_outcome(attempt)
         assert outcome is not None, "an attempt is decided to be finished by its outcome alone"

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_operator.lifecycle.decision import View
-from finetune_operator.observation import Attempt, Preparation, Worker, WorkerState
+from finetune_operator.observation import Attempt, Preparation, Push, Worker, WorkerState
 from finetune_operator.planning import input_secrets
 from finetune_operator.resource import Qwen3FineTune, SecretKeyRef
 
@@ -18,6 +18,9 @@ UNSCHEDULABLE = "Unschedulable"
 QUOTA_EXCEEDED = "QuotaExceeded"
 QUEUE_REASONS = frozenset({QUEUED, UNSCHEDULABLE, QUOTA_EXCEEDED})
 """Reasons of waiting for room, not for a missing thing: the run is in phase Queued."""
+
+Secrets = list[tuple[str, SecretKeyRef]]
+"""Those that pods need, each with the field that names it."""
 
 _SECRET_MISSING = re.compile(r'secret "([^"]+)" not found')
 _KEY_MISSING = re.compile(r"couldn't find key (\S+) in Secret [^/]*/(\S+)")
@@ -44,13 +47,23 @@ def preparation_waits_for(preparation: Preparation, view: View) -> Waiting | Non
     claims = next(_claims(view), None)
     if claims is not None:
         return claims
-    return _explained(preparation.waiting_reason, preparation.waiting_message, view.run)
+    return _explained(preparation.waiting_reason, preparation.waiting_message, view.run, _secrets(view.run))
+
+
+def push_waits_for(push: Push, view: View) -> Waiting | None:
+    """What keeps a push from starting; None: nothing worth a word."""
+    if push.state is not WorkerState.WAITING:
+        return None
+    wanted = view.run.spec.output.push
+    secrets = [] if wanted is None else [("spec.output.push.tokenSecret", wanted.token_secret)]
+    return _explained(push.waiting_reason, push.waiting_message, view.run, secrets)
 
 
 def _obstacles(attempt: Attempt, view: View) -> Iterator[Waiting]:
     waiting = [worker for worker in attempt.workers if worker.state is WorkerState.WAITING]
+    secrets = _secrets(view.run)
     for worker in sorted(waiting, key=_is_for_room):
-        if (told := _explained(worker.waiting_reason, worker.waiting_message, view.run)) is not None:
+        if (told := _explained(worker.waiting_reason, worker.waiting_message, view.run, secrets)) is not None:
             if told.reason == UNSCHEDULABLE:
                 yield from _claims(view)
             yield Waiting(reason=told.reason, message=f"worker {worker.index}: {told.message}")
@@ -83,12 +96,12 @@ def _claim_field(run: Qwen3FineTune, name: str) -> str:
     return "spec.storage.cache.claimName" if storage.cache.claim_name == name else "spec.storage.output.claimName"
 
 
-def _explained(reason: str | None, message: str | None, run: Qwen3FineTune) -> Waiting | None:
+def _explained(reason: str | None, message: str | None, run: Qwen3FineTune, secrets: Secrets) -> Waiting | None:
     if reason is None or reason in ("ContainerCreating", "PodInitializing"):
         return None
     said = message or reason
     if (found := _SECRET_MISSING.search(said)) is not None:
-        field, key = _secret_field(run, found[1])
+        field, key = _secret_field(secrets, found[1])
         remedy = f"kubectl create secret generic {found[1]} --from-literal={key}=..."
         return Waiting(
             reason="SecretNotFound",
@@ -96,22 +109,23 @@ def _explained(reason: str | None, message: str | None, run: Qwen3FineTune) -> W
             f"the run goes on once it is there: {remedy}",
         )
     if (found := _KEY_MISSING.search(said)) is not None:
-        field, _ = _secret_field(run, found[2])
+        field, _ = _secret_field(secrets, found[2])
         return Waiting(reason="SecretKeyNotFound", message=f"{field}: the Secret {found[2]} has no key {found[1]}")
     return Waiting(reason=reason, message=said)
 
 
-def _secret_field(run: Qwen3FineTune, name: str) -> tuple[str, str]:
+def _secret_field(secrets: Secrets, name: str) -> tuple[str, str]:
     """The field that names this Secret, and the key that it wants."""
-    for field, secret in _secrets(run):
-        if secret is not None and secret.name == name:
+    for field, secret in secrets:
+        if secret.name == name:
             return field, secret.key
     return "the operator's settings", "key"
 
 
-def _secrets(run: Qwen3FineTune) -> tuple[tuple[str, SecretKeyRef | None], ...]:
+def _secrets(run: Qwen3FineTune) -> Secrets:
+    """All but the one that only a push needs, which may be of the same name."""
     trackers = run.spec.tracking.secrets.items()
-    return (
+    return [
         *((secret.field, secret.key) for secret in input_secrets(run)),
         *((f"spec.tracking.{field}", secret) for field, secret in trackers),
-    )
+    ]

@@ -1,11 +1,12 @@
 """Pure: resource + what the trainer is told -> Kubernetes objects as plain dicts, one file per kind."""
 
 from finetune_operator.manifests.attempt_job import attempt_job
-from finetune_operator.manifests.bundles import attempt_objects, preparation_objects
+from finetune_operator.manifests.bundles import attempt_objects, preparation_objects, push_objects
 from finetune_operator.manifests.claims import cache_claim_name, named_claims, output_claim_name, own_claims
 from finetune_operator.manifests.config_map import config_map, config_map_name
 from finetune_operator.manifests.metadata import Manifest
 from finetune_operator.manifests.prepare_job import prepare_job
+from finetune_operator.manifests.push_job import push_job
 from finetune_operator.manifests.volumes import pod_locations
 from finetune_operator.manifests.workers_service import workers_service
 
@@ -22,5 +23,7 @@ __all__ = [
     "pod_locations",
     "preparation_objects",
     "prepare_job",
+    "push_job",
+    "push_objects",
     "workers_service",
 ]

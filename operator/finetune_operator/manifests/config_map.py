@@ -2,13 +2,13 @@
 
 import hashlib
 
-from finetune_contract import PrepareConfig, RunConfig
-from finetune_contract.paths import PREPARE_FILE, RUN_FILE
+from finetune_contract import PrepareConfig, PushConfig, RunConfig
+from finetune_contract.paths import PREPARE_FILE, PUSH_FILE, RUN_FILE
 from finetune_operator import names
 from finetune_operator.manifests.metadata import Manifest, object_metadata
 from finetune_operator.resource import Qwen3FineTune
 
-Config = PrepareConfig | RunConfig
+Config = PrepareConfig | RunConfig | PushConfig
 
 
 def config_map(run: Qwen3FineTune, config: Config) -> Manifest:
@@ -30,6 +30,8 @@ def config_map_name(run: Qwen3FineTune, config: Config) -> str:
 
 def config_file(config: Config) -> str:
     """Name of the file in the pod."""
+    if isinstance(config, PushConfig):
+        return PUSH_FILE
     return RUN_FILE if isinstance(config, RunConfig) else PREPARE_FILE
 
 

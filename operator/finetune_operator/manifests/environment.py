@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from finetune_contract.paths import (
     CACHE_DIR,
+    PUSH_TOKEN_ENV,
     RENDEZVOUS_PORT,
     TERMINATION_FILE_ENV,
     TRACKER_SECRET_ENV,
@@ -31,6 +32,7 @@ _PREPARING = {
     "HF_HOME": str(CACHE_DIR / "huggingface"),
     "MODELSCOPE_CACHE": str(CACHE_DIR / "modelscope"),
 }
+_PUSHING = {"HF_HOME": f"{TEMPORARY_DIR}/huggingface", "MODELSCOPE_CACHE": f"{TEMPORARY_DIR}/modelscope"}
 _TRAINING = {
     "HF_HOME": f"{TEMPORARY_DIR}/huggingface",
     "HF_HUB_OFFLINE": "1",
@@ -46,6 +48,16 @@ def prepare_environment(run: Qwen3FineTune, settings: Settings) -> list[Manifest
     fixed = [_value(TERMINATION_FILE_ENV, TERMINATION_FILE)]
     fixed += [_secret(secret.variable, secret.key) for secret in input_secrets(run)]
     return _merged(_ANYWHERE | _PREPARING | settings.pods.environment, fixed)
+
+
+def push_environment(run: Qwen3FineTune, settings: Settings) -> list[Manifest]:
+    """The token that may write is here and nowhere else."""
+    assert run.spec.output.push is not None, "a push is asked for"
+    fixed = [
+        _value(TERMINATION_FILE_ENV, TERMINATION_FILE),
+        _secret(PUSH_TOKEN_ENV, run.spec.output.push.token_secret),
+    ]
+    return _merged(_ANYWHERE | _PUSHING | settings.pods.environment, fixed)
 
 
 def worker_environment(run: Qwen3FineTune, attempt: int, settings: Settings) -> list[Manifest]:

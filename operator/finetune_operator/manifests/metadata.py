@@ -11,23 +11,29 @@ Manifest = dict[str, Any]
 
 
 def object_metadata(
-    run: Qwen3FineTune, name: str, *, role: str | None = None, attempt: int | None = None, owned: bool = True
+    run: Qwen3FineTune,
+    name: str,
+    *,
+    role: str | None = None,
+    attempt: int | None = None,
+    push: int | None = None,
+    owned: bool = True,
 ) -> Manifest:
     """Metadata of an object of `run`; an owned one is deleted with the run, another outlives it."""
     metadata: Manifest = {
         "name": name,
         "namespace": run.metadata.namespace,
-        "labels": run_labels(run.metadata.name, role, attempt),
+        "labels": run_labels(run.metadata.name, role, attempt, push),
     }
     if owned:
         metadata["ownerReferences"] = [owner_reference(run)]
     return metadata
 
 
-def pod_metadata(run: Qwen3FineTune, role: str, attempt: int | None = None) -> Manifest:
+def pod_metadata(run: Qwen3FineTune, role: str, attempt: int | None = None, push: int | None = None) -> Manifest:
     """Metadata of a Job's pods. They say which run they are of, since a run of the same name may be made anew."""
     return {
-        "labels": run_labels(run.metadata.name, role, attempt),
+        "labels": run_labels(run.metadata.name, role, attempt, push),
         "annotations": {RUN_UID_ANNOTATION: run.metadata.uid},
     }
 

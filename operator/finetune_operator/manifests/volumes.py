@@ -41,13 +41,18 @@ def prepare_volumes(run: Qwen3FineTune, config: Config) -> list[Mounted]:
     return [_config(run, config), _cache(run, read_only=False), *_inputs(run), _temporary()]
 
 
+def push_volumes(run: Qwen3FineTune, config: Config) -> list[Mounted]:
+    """What is pushed is read, and nothing else."""
+    return [_config(run, config), _output(run, read_only=True), _temporary()]
+
+
 def worker_volumes(run: Qwen3FineTune, config: Config, shared_memory: str) -> list[Mounted]:
     """Training writes its output; shared memory is for NCCL and data workers, and counts as the pod's memory."""
     return [
         _config(run, config),
         _cache(run, read_only=True),
         *_inputs(run),
-        _mounted("output", {"persistentVolumeClaim": {"claimName": output_claim_name(run)}}, str(OUTPUT_DIR)),
+        _output(run, read_only=False),
         _temporary(),
         _mounted("shared-memory", {"emptyDir": {"medium": "Memory", "sizeLimit": shared_memory}}, "/dev/shm"),  # noqa: S108
     ]
@@ -62,6 +67,11 @@ def _config(run: Qwen3FineTune, config: Config) -> Mounted:
 def _cache(run: Qwen3FineTune, *, read_only: bool) -> Mounted:
     source = {"persistentVolumeClaim": {"claimName": cache_claim_name(run)}}
     return _mounted("cache", source, str(CACHE_DIR), read_only=read_only)
+
+
+def _output(run: Qwen3FineTune, *, read_only: bool) -> Mounted:
+    source = {"persistentVolumeClaim": {"claimName": output_claim_name(run)}}
+    return _mounted("output", source, str(OUTPUT_DIR), read_only=read_only)
 
 
 def _inputs(run: Qwen3FineTune) -> list[Mounted]:

@@ -2,9 +2,10 @@
 
 from finetune_operator.planning.memory import MemoryLine
 from finetune_operator.planning.plan import Locations, Plan, PlanError, make_plan
-from finetune_operator.planning.refusals import check_limits
+from finetune_operator.planning.push import push_config, push_request, push_target
+from finetune_operator.planning.refusals import check_limits, check_push
 from finetune_operator.planning.run_config import prepare_config, run_config
-from finetune_operator.planning.secrets import InputSecret, input_secrets
+from finetune_operator.planning.secrets import InputSecret, input_secrets, push_own_variable
 from finetune_operator.planning.summary import plan_status, render_plan
 
 __all__ = [
@@ -14,10 +15,15 @@ __all__ = [
     "Plan",
     "PlanError",
     "check_limits",
+    "check_push",
     "input_secrets",
     "make_plan",
     "plan_status",
     "prepare_config",
+    "push_config",
+    "push_own_variable",
+    "push_request",
+    "push_target",
     "render_plan",
     "run_config",
 ]

@@ -54,6 +54,18 @@ def _forbidden_sources(run: Qwen3FineTune, limits: Limits) -> Iterator[str]:
             yield f"{field}.s3.endpoint: {endpoint} is not allowed here; allowed: {allowed}"
 
 
+def check_push(run: Qwen3FineTune, settings: Settings) -> None:
+    """Raises PlanError `LimitExceeded` when the admin does not let runs push to the hub that `run` names.
+
+    Asked before a run starts, and again when its training is over: the field may change at any time, and a run that is
+    under way is not ended for it.
+    """
+    push, allowed = run.spec.output.push, settings.limits.push_hubs
+    if push is not None and push.hub not in allowed:
+        names = ", ".join(allowed) or "none"
+        raise PlanError("LimitExceeded", f"spec.output.push.hub: {push.hub} is not allowed here; allowed: {names}")
+
+
 def check_output(run: Qwen3FineTune) -> None:
     """Raises PlanError `NothingToMerge` when a merged model is asked of a run without an adapter."""
     if run.spec.output.merge_adapter and run.spec.method.type is MethodType.FULL:

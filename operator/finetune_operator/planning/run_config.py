@@ -42,6 +42,7 @@ from finetune_contract import (
     WarmupStableDecaySchedule,
 )
 from finetune_operator.planning.plan import Locations, Plan, trained_method
+from finetune_operator.planning.push import DEFAULT_BRANCH
 from finetune_operator.resource import DataSource as ResourceDataSource
 from finetune_operator.resource import (
     Divergence,
@@ -57,8 +58,6 @@ from finetune_operator.resource import (
     Training,
 )
 from finetune_operator.status import PreparationStatus
-
-_DEFAULT_BRANCH = {HubKind.HUGGING_FACE: "main", HubKind.MODEL_SCOPE: "master"}
 
 
 def prepare_config(run: Qwen3FineTune, locations: Locations) -> PrepareConfig:
@@ -123,7 +122,7 @@ def _origin(wanted: Model, revision: str | None) -> ModelOrigin | None:
     if wanted.id is None:
         return None
     hub = HubKind(wanted.source)
-    return ModelOrigin(hub=hub, id=wanted.id, revision=revision or wanted.revision or _DEFAULT_BRANCH[hub])
+    return ModelOrigin(hub=hub, id=wanted.id, revision=revision or wanted.revision or DEFAULT_BRANCH[hub])
 
 
 def _identity(run: Qwen3FineTune) -> RunIdentity:
@@ -135,7 +134,7 @@ def _source(wanted: Model | ResourceDataSource, locations: Locations) -> ModelSo
         return VolumeSource(path=str(PurePosixPath(locations.inputs_dir) / wanted.path))
     assert wanted.id is not None, "the resource refuses a source that names nothing"
     hub = HubKind(wanted.source)
-    return HubSource(hub=hub, id=wanted.id, revision=wanted.revision or _DEFAULT_BRANCH[hub])
+    return HubSource(hub=hub, id=wanted.id, revision=wanted.revision or DEFAULT_BRANCH[hub])
 
 
 def _data_source(wanted: ResourceDataSource, locations: Locations) -> DataSource:

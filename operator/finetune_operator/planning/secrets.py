@@ -1,10 +1,13 @@
-"""Secrets that open a run's model and data: where the resource names them, and where the preparation looks for them."""
+"""Secrets that open a run's model and data: where the resource names them, and where the preparation looks for them.
+
+The one that opens the hub for writing is no input: only the pod that pushes is given it.
+"""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_contract.paths import HUB_TOKEN_ENV, dataset_access_key_env, dataset_secret_key_env, dataset_token_env
-from finetune_operator.resource import Qwen3FineTune, SecretKeyRef
+from finetune_operator.resource import Push, Qwen3FineTune, SecretKeyRef
 
 _OWN_VARIABLE = {"HuggingFace": "HF_TOKEN", "ModelScope": "MODELSCOPE_API_TOKEN"}
 
@@ -25,6 +28,11 @@ class InputSecret:
 def input_secrets(run: Qwen3FineTune) -> tuple[InputSecret, ...]:
     """All of a run's, each for one source."""
     return tuple(_of_model(run)) + tuple(_of_dataset(run))
+
+
+def push_own_variable(push: Push) -> str:
+    """The variable of the hub's own tools, where there is no cluster to hold the Secret of `push`."""
+    return _OWN_VARIABLE[push.hub]
 
 
 def _of_model(run: Qwen3FineTune) -> Iterator[InputSecret]:

@@ -42,6 +42,7 @@ from finetune_operator.resource.inputs import (
     Supervise,
     Thinking,
 )
+from finetune_operator.resource.output import Output, Push, PushHub, PushWhat
 from finetune_operator.resource.parallelism import (
     Checkpointing,
     DeepSpeed,
@@ -77,7 +78,6 @@ from finetune_operator.resource.training import (
     Method,
     MethodType,
     Optimizer,
-    Output,
     Precision,
     Training,
 )
@@ -114,14 +114,17 @@ __all__ = [
     "Mlflow",
     "Mode",
     "Model",
-    "Offload",
     "NonFinite",
+    "Offload",
     "Optimizer",
     "Output",
     "OutputStorage",
     "Overlong",
     "Parallelism",
     "Precision",
+    "Push",
+    "PushHub",
+    "PushWhat",
     "Qwen3FineTune",
     "Recovery",
     "Remedy",

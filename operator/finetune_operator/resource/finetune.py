@@ -9,10 +9,11 @@ from pydantic.alias_generators import to_camel
 from finetune_operator.resource.base import GROUP, KIND, MAX_NAME_LENGTH, PLURAL, VERSION, ResourceModel, Rule, Text
 from finetune_operator.resource.evaluation import Evaluation
 from finetune_operator.resource.inputs import Dataset, Model
+from finetune_operator.resource.output import Output
 from finetune_operator.resource.parallelism import Parallelism
 from finetune_operator.resource.platform import Recovery, Resources, Scheduling, Storage, Tracking
 from finetune_operator.resource.stability import Stability
-from finetune_operator.resource.training import Checkpoint, Method, Output, Training
+from finetune_operator.resource.training import Checkpoint, Method, MethodType, Training
 
 
 class Mode(StrEnum):
@@ -67,7 +68,23 @@ class Spec(ResourceModel):
             _NOTHING_HELD_OUT,
             ".evaluation",
         ),
+        Rule(
+            "self.method.type != 'Full' || !has(self.output.push) || !has(self.output.push.what)",
+            "output.push.what chooses between adapter and merged model, and method Full makes a single whole model;"
+            " remove it",
+            ".output.push.what",
+        ),
     )
+
+    @model_validator(mode="after")
+    def _pushed_is_made(self) -> Self:
+        push = self.output.push
+        if self.method.type is MethodType.FULL and push is not None and push.what is not None:
+            raise ValueError(
+                f"output.push.what: {push.what} chooses between adapter and merged model, and method Full makes a "
+                "single whole model; remove it"
+            )
+        return self
 
     @model_validator(mode="after")
     def _batch_is_whole(self) -> Self:

@@ -215,10 +215,3 @@ class Checkpoint(ResourceModel):
     asynchronous: bool | None = None
     """Train on while a checkpoint is written, which takes host memory for a snapshot; default: where that fits into
     resources.memoryPerGpu."""
-
-
-class Output(ResourceModel):
-    """What a finished run leaves behind."""
-
-    merge_adapter: bool = False
-    """Write the base model with the adapter merged in besides the adapter."""

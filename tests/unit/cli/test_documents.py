@@ -131,6 +131,24 @@ def test_plan_needs_no_data(write: Write) -> None:
     assert "of 80.0 GiB" in result.output
 
 
+PUSH = "  output: {push: {repository: me/huanhuan, tokenSecret: {name: hub, key: write}}}\n"
+
+
+def test_plan_says_what_is_pushed_and_where(write: Write) -> None:
+    result = CliRunner().invoke(app, ["plan", str(write(GOOD + PUSH))])
+    assert "push      Adapter to me/huanhuan on HuggingFace, branch main, once all else is done" in result.output
+    assert "push " not in CliRunner().invoke(app, ["plan", str(write(GOOD))]).output
+
+
+def test_a_push_that_cannot_work_is_told_with_its_line(write: Write) -> None:
+    merged = GOOD + PUSH.replace("me/huanhuan", "huanhuan").replace("}}}\n", "}, what: Merged}}\n")
+    (problem,) = problems(write(merged))
+    assert problem.startswith("16: spec.output.push.repository: must be owner/name")
+    merged = merged.replace(": huanhuan", ": me/huanhuan")
+    (problem,) = problems(write(merged))
+    assert problem.startswith("16: spec.output: push.what is Merged, and there is no merged model")
+
+
 def test_plan_ends_with_64_when_the_run_would_be_refused(write: Write) -> None:
     result = CliRunner().invoke(app, ["plan", str(write(GOOD)), "--gpu-memory", "1Gi"])
     assert result.exit_code == 64

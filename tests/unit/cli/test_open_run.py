@@ -7,14 +7,15 @@ import pytest
 from finetune_operator.backends.local import Gpu, LocalBackend, Machine
 from finetune_operator.backends.local.machine import visible
 from finetune_operator.cli.documents import Document, read_documents
-from finetune_operator.cli.open_run import RunRefusedError, held, opened, with_workers
+from finetune_operator.cli.open_run import RunRefusedError, held, opened, with_push_token, with_workers
 from finetune_operator.lifecycle import text
-from finetune_operator.status import AttemptStatus, FailureStatus, Phase, Status
-from support.runs import START, run
+from finetune_operator.status import ArtifactStatus, AttemptStatus, FailureStatus, Phase, PushStatus, Status
+from support.runs import START, run, there
 
 GPUS = tuple(Gpu(id=str(index), name="H100", memory_bytes=80 * 2**30) for index in range(3))
 CPU_ONLY = Machine(gpus=(), cpus=8)
 TOKEN = {"HF_TOKEN": "hf_secret"}
+PUSH = {"repository": "me/huanhuan", "tokenSecret": {"name": "hub", "key": "write"}}
 
 YAML = """\
 apiVersion: finetune.qwen3.io/v1alpha1
@@ -81,6 +82,41 @@ def test_what_is_trained_cannot_change_under_way(backend: LocalBackend) -> None:
 def test_how_it_is_run_can_change_under_way(backend: LocalBackend) -> None:
     remembered(backend, Status(attempts=(ATTEMPT,)))
     opened(run(recovery={"maxRestarts": 9}, scheduling={"priorityClass": "low"}), backend, TOKEN)
+
+
+def test_where_it_is_pushed_can_change_at_any_time_and_what_is_made_cannot(backend: LocalBackend) -> None:
+    remembered(backend, Status(attempts=(ATTEMPT,)))
+    opened(run(output={"push": PUSH}), backend, TOKEN)
+    opened(run(output={"push": PUSH | {"repository": "us/huanhuan"}}), backend, TOKEN)
+    opened(run(), backend, TOKEN)
+    with pytest.raises(RunRefusedError, match=r"spec\.output\.mergeAdapter was False and is True"):
+        opened(run(output={"mergeAdapter": True}), backend, TOKEN)
+
+
+def test_a_push_that_failed_is_tried_again_by_the_next_command(backend: LocalBackend) -> None:
+    push = PushStatus(
+        number=1, target="t", request="r", started_at=text.timestamp(START), cause="UserError", decision="GiveUp"
+    )
+    adapter = ArtifactStatus(kind="Adapter", path="/adapter", digest="sha256:1", bytes=1)
+    done = ATTEMPT.model_copy(update={"cause": "Done", "decision": "Finish"})
+    remembered(backend, failed(done).model_copy(update={"artifacts": (adapter,), "push": push}))
+    earlier = opened(run(output={"push": PUSH}), backend, TOKEN).earlier
+    assert (earlier.failure, earlier.completion_time, earlier.artifacts) == (None, None, (adapter,))
+    assert there(earlier.push).decision == "RetryUncounted"
+    assert earlier.attempts == (done,), "nothing is trained again"
+
+
+def test_a_token_is_read_from_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    file.write_text("t0ken\n")
+    given = {"FINETUNE_PUSH_TOKEN": "other", "PATH": "/bin"}
+    assert with_push_token(given, file) == {"FINETUNE_PUSH_TOKEN": "t0ken", "PATH": "/bin"}
+    assert with_push_token(given, None) == given
+    file.write_text("\n")
+    with pytest.raises(RunRefusedError, match=r"--push-token .*token: the file is empty"):
+        with_push_token({}, file)
+    with pytest.raises(RunRefusedError, match=r"--push-token .*none: cannot be read"):
+        with_push_token({}, tmp_path / "none")
 
 
 def test_before_training_everything_can_change(backend: LocalBackend) -> None:

@@ -19,6 +19,8 @@ from finetune_operator.status import (
     FailureStatus,
     Phase,
     PreparationFailureStatus,
+    PushedStatus,
+    PushStatus,
     Status,
 )
 from support.runs import START, progress, there
@@ -38,6 +40,18 @@ def failed(**fields: Any) -> Status:
 REFUSED_DATA = PreparationFailureStatus(started_at=NOW, cause="UserError", message="", decision="GiveUp")
 
 
+ADAPTER = ArtifactStatus(kind="Adapter", path="/runs/a/adapter", digest="sha256:1", bytes=1)
+
+
+def pushed(cause: str, decision: str = "GiveUp") -> PushStatus:
+    return PushStatus(number=2, target="t", request="r", started_at=NOW, cause=cause, decision=decision)
+
+
+def trained(**fields: Any) -> dict[str, Any]:
+    """What a run knows whose training is complete."""
+    return {"attempts": (attempt("Done"),), "artifacts": (ADAPTER,)} | fields
+
+
 @pytest.mark.parametrize(
     ("status", "code"),
     [
@@ -49,6 +63,11 @@ REFUSED_DATA = PreparationFailureStatus(started_at=NOW, cause="UserError", messa
         (failed(attempts=(attempt("Unexpected"),)), 1),
         (failed(preparation_failures=(REFUSED_DATA,)), 64),
         (failed(), 64),
+        (failed(**trained(push=pushed("UserError"))), 64),
+        (failed(**trained(push=pushed("Infrastructure"))), 67),
+        (failed(**trained(push=pushed("Unexpected"))), 1),
+        (failed(**trained(push=pushed("Done", "Finish"))), 64),
+        (failed(**trained()), 64),
     ],
 )
 def test_exit_codes_say_what_happened(status: Status, code: int) -> None:
@@ -77,6 +96,33 @@ def test_success_shows_where_the_adapter_is_and_how_to_load_it(tmp_path: Path) -
     assert "Adapter: /runs/a/adapter (sha256:1)" in words
     assert 'AutoPeftModelForCausalLM.from_pretrained("/runs/a/adapter")' in words
     assert words.endswith(f"serve it:\n    {serve}")
+
+
+def test_success_shows_where_it_was_pushed(tmp_path: Path) -> None:
+    place = PushedStatus(url="https://huggingface.co/me/a/tree/main", commit="c0ffee")
+    adapter = ADAPTER.model_copy(update={"pushed": place})
+    words = closing_words(Status(phase=Phase.SUCCEEDED, artifacts=(adapter,)), RunFolder(tmp_path))
+    assert "    pushed to https://huggingface.co/me/a/tree/main (commit c0ffee)" in words.splitlines()
+
+
+def test_a_failed_push_shows_its_own_log_and_what_was_made(tmp_path: Path) -> None:
+    log = RunFolder(tmp_path).log_of_push(2)
+    log.parent.mkdir(parents=True)
+    log.write_text("the hub said no")
+    words = closing_words(failed(**trained(push=pushed("UserError"))), RunFolder(tmp_path))
+    assert str(log) in words
+    assert "the hub said no" in words
+    assert "Adapter: /runs/a/adapter (sha256:1)" in words
+
+
+def test_a_push_that_was_stopped_is_told_with_what_was_made(tmp_path: Path) -> None:
+    words = closing_words(Status(phase=Phase.SUSPENDED, **trained()), RunFolder(tmp_path))
+    assert words.startswith("stopped before its results were pushed; the same command pushes them")
+    assert "Adapter: /runs/a/adapter" in words
+
+
+def test_a_run_that_has_only_its_push_left_says_so() -> None:
+    assert opening_words(Status(**trained())) == "the training is complete; only its push is left"
 
 
 def test_a_run_that_goes_on_says_from_where() -> None:

@@ -12,7 +12,19 @@ from finetune_operator.lifecycle.attempts import has_live_worker
 from finetune_operator.observation import Attempt, WorkerState
 from finetune_operator.status import TERMINAL_PHASES, Condition, ConditionStatus, ConditionType, Phase, Status
 from support.fake_cluster import FakeCluster
-from support.runs import body, done_outcome, failed_outcome, preempted_outcome, preparation, progress, there
+from support.runs import (
+    attempt,
+    body,
+    done_outcome,
+    failed_outcome,
+    failed_push,
+    preempted_outcome,
+    preparation,
+    progress,
+    pushed_outcome,
+    there,
+    worker,
+)
 
 Move = tuple[Any, ...]
 """What happens, and the figures that belong to it."""
@@ -136,3 +148,89 @@ async def check_second_pass(cluster: FakeCluster) -> None:
         assert len(cluster.writes) == writes, "a second pass writes nothing"
     await cluster.one_pass()
     assert not (await cluster.one_pass()).was_written, "without news the passes come to rest"
+
+
+PUSH: dict[str, Any] = {"repository": "me/huanhuan", "tokenSecret": {"name": "hub", "key": "write"}}
+PUSH_ENDS: dict[str, dict[str, Any]] = {
+    "pushed": {"exit_code": 0, "outcome": pushed_outcome()},
+    "refused": {"exit_code": 64, "outcome": failed_push(ExitCode.USER_ERROR, "TokenRefused")},
+    "unreachable": {"exit_code": 67, "outcome": failed_push(ExitCode.INFRASTRUCTURE, "HubUnreachable")},
+    "killed": {"exit_code": 137},
+    "evicted": {"exit_code": 143, "disruption": "EvictionByEvictionAPI"},
+}
+PUSH_MOVES: st.SearchStrategy[Move] = st.one_of(
+    st.tuples(st.just("wait"), st.sampled_from([1, 60, 600])),
+    st.tuples(st.just("push runs")),
+    st.tuples(st.just("push ends"), st.sampled_from(list(PUSH_ENDS))),
+    st.tuples(st.just("push vanishes")),
+    st.tuples(st.just("suspend"), st.booleans()),
+    st.tuples(st.just("push to"), st.sampled_from(["me/huanhuan", "us/huanhuan", None])),
+    st.tuples(st.just("touch")),
+)
+
+
+def push_happens(cluster: FakeCluster, move: Move) -> None:
+    """The world's turn, once the training is over."""
+    number = max(cluster.pushes, default=0)
+    push, spec = cluster.pushes.get(number), cluster.body["spec"]
+    if move[0] in ("suspend", "push to", "touch"):
+        cluster.body["metadata"] = cluster.body["metadata"] | {"generation": cluster.body["metadata"]["generation"] + 1}
+    match move:
+        case ("wait", seconds):
+            cluster.now += seconds
+        case ("suspend", wish):
+            cluster.body["spec"] = spec | {"suspend": wish}
+        case ("push to", None):
+            cluster.body["spec"] = spec | {"output": {}}
+        case ("push to", repository):
+            cluster.body["spec"] = spec | {"output": {"push": PUSH | {"repository": repository}}}
+        case ("push vanishes",):
+            cluster.pushes.clear()
+        case ("push runs",) if push is not None and push.state is WorkerState.WAITING:
+            cluster.pushes[number] = dataclasses.replace(push, state=WorkerState.RUNNING)
+        case ("push ends", end) if push is not None and push.is_alive:
+            state = WorkerState.SUCCEEDED if end == "pushed" else FAILED
+            cluster.pushes[number] = dataclasses.replace(push, state=state, **PUSH_ENDS[end])
+
+
+@settings(max_examples=150, deadline=None)
+@given(moves=st.lists(PUSH_MOVES, max_size=30))
+def test_no_sequence_of_events_loses_what_was_made_or_pushes_it_twice(moves: list[Move]) -> None:
+    asyncio.run(_pushed(moves))
+
+
+async def _pushed(moves: list[Move]) -> None:
+    cluster = FakeCluster(body(output={"push": PUSH}))
+    await cluster.one_pass()
+    cluster.preparation = preparation()
+    await cluster.one_pass()
+    cluster.attempts[1] = attempt(
+        worker(0, WorkerState.SUCCEEDED, outcome=done_outcome()), worker(1, WorkerState.SUCCEEDED)
+    )
+    for move in moves:
+        push_happens(cluster, move)
+        before, told = cluster.status, len(cluster.pushed)
+        alive = [number for number, push in cluster.pushes.items() if push.is_alive]
+        await cluster.one_pass()
+        check_push(cluster, before, has_started=len(cluster.pushed) > told, alive=alive)
+        await cluster.one_pass()
+        await cluster.one_pass()
+        assert not (await cluster.one_pass()).was_written, "without news the passes come to rest"
+
+
+def check_push(cluster: FakeCluster, before: Status, *, has_started: bool, alive: list[int]) -> None:
+    """What one pass may never do."""
+    after, spec = cluster.status, cluster.body["spec"]
+    assert [each.path for each in after.artifacts] == ["/output/huanhuan/adapter"], "what was made is never forgotten"
+    assert len(after.attempts) == 1, "nothing is trained again"
+    assert (after.phase is Phase.FAILED) == (after.failure is not None)
+    if after.phase is Phase.SUCCEEDED and spec["output"]:
+        record = there(after.push)
+        assert (record.cause, spec["output"]["push"]["repository"] in record.target) == ("Done", True)
+    if not has_started:
+        return
+    assert not alive, "a push was started while an earlier one was left"
+    assert spec["output"], "a push was started that nobody wants"
+    assert not spec.get("suspend"), "a push was started while the run is suspended"
+    stands = before.push is not None and before.push.decision == "Finish"
+    assert not stands or spec["output"]["push"]["repository"] not in there(before.push).target, "pushed twice"

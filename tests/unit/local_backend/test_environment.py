@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 
 from finetune_operator.backends.local import Gpu, Machine, missing_secrets
-from finetune_operator.backends.local.environment import prepare_environment, worker_environment
+from finetune_operator.backends.local.environment import prepare_environment, push_environment, worker_environment
 from finetune_operator.backends.local.folder import AttemptFolder
 from finetune_operator.planning import make_plan
+from finetune_operator.resource import Qwen3FineTune
 from support.runs import prepared, run
 
 GPUS = tuple(Gpu(id=str(index), name="H100", memory_bytes=80 * 2**30) for index in range(4))
@@ -72,3 +73,31 @@ def test_the_keys_of_a_store_come_from_its_own_tools_variables(tmp_path: Path) -
 
 def test_a_run_without_secrets_is_told_no_token(tmp_path: Path) -> None:
     assert "FINETUNE_HUB_TOKEN" not in prepare_environment(run(model={"id": "Qwen/Qwen3-8B"}), tmp_path, {})
+
+
+def pushing(hub: str) -> Qwen3FineTune:
+    push = {"hub": hub, "repository": "me/huanhuan", "tokenSecret": {"name": "hub", "key": "write"}}
+    return run(model={"id": "Qwen/Qwen3-8B"}, output={"push": push})
+
+
+@pytest.mark.parametrize(("hub", "variable"), [("HuggingFace", "HF_TOKEN"), ("ModelScope", "MODELSCOPE_API_TOKEN")])
+def test_the_token_that_may_write_comes_from_its_own_variable_first(tmp_path: Path, hub: str, variable: str) -> None:
+    wanted = pushing(hub)
+    (missing,) = missing_secrets(wanted, {})
+    assert missing.startswith("spec.output.push.tokenSecret: ")
+    assert f"FINETUNE_PUSH_TOKEN or {variable}" in missing
+    for environment, token in (
+        ({variable: "reads"}, "reads"),
+        ({"FINETUNE_PUSH_TOKEN": "writes"}, "writes"),
+        ({variable: "reads", "FINETUNE_PUSH_TOKEN": "writes"}, "writes"),
+    ):
+        assert missing_secrets(wanted, environment) == ()
+        assert push_environment(wanted, tmp_path, environment)["FINETUNE_PUSH_TOKEN"] == token
+
+
+def test_no_other_process_sees_the_token_that_may_write(tmp_path: Path) -> None:
+    environment = {"FINETUNE_PUSH_TOKEN": "writes", "PATH": "/bin"}
+    preparing = prepare_environment(pushing("HuggingFace"), tmp_path, environment)
+    training = told(0, tmp_path, environment=environment)
+    assert preparing["PATH"] == training["PATH"] == "/bin"
+    assert "writes" not in {*preparing.values(), *training.values()}

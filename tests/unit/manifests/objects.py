@@ -3,11 +3,12 @@
 from dataclasses import dataclass
 from typing import Any
 
-from finetune_contract import PrepareConfig, RunConfig
+from finetune_contract import PrepareConfig, PushConfig, RunConfig
 from finetune_operator import manifests
-from finetune_operator.planning import Plan, make_plan, prepare_config, run_config
-from finetune_operator.resource import Qwen3FineTune
+from finetune_operator.planning import Plan, make_plan, prepare_config, push_config, run_config
+from finetune_operator.resource import MethodType, Qwen3FineTune
 from finetune_operator.settings import Settings
+from finetune_operator.status import ArtifactStatus
 from unit.planning.runs import PREPARATION, REVISION, report, shape
 
 
@@ -20,11 +21,14 @@ class Made:
     config: RunConfig
     preparation: list[dict[str, Any]]
     attempt: list[dict[str, Any]]
+    push_told: PushConfig | None
+    push: list[dict[str, Any]]
+    """Empty where no push is asked for."""
 
     @property
     def objects(self) -> list[dict[str, Any]]:
         """In the order in which they are made."""
-        return [*self.preparation, *self.attempt]
+        return [*self.preparation, *self.attempt, *self.push]
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """The objects of one kind."""
@@ -34,6 +38,11 @@ class Made:
     def worker_pod(self) -> dict[str, Any]:
         """The pod template's spec of the attempt."""
         return pod_of(self.attempt[-1])
+
+    @property
+    def push_pod(self) -> dict[str, Any]:
+        """The pod template's spec of the push."""
+        return pod_of(self.push[-1])
 
     @property
     def prepare_pod(self) -> dict[str, Any]:
@@ -57,12 +66,27 @@ def made(run: Qwen3FineTune, settings: Settings | None = None, *, attempt: int =
         attempt=attempt,
         grace_seconds=settings.pods.grace_seconds,
     )
+    told = None if run.spec.output.push is None else push_config(run, artifacts(run))
     return Made(
         plan=plan,
         prepare=prepare,
         config=config,
         preparation=manifests.preparation_objects(run, prepare, settings),
         attempt=manifests.attempt_objects(run, config, settings),
+        push_told=told,
+        push=[] if told is None else manifests.push_objects(run, told, 1, settings),
+    )
+
+
+def artifacts(run: Qwen3FineTune) -> tuple[ArtifactStatus, ...]:
+    """What `run` leaves behind."""
+    output, is_full = f"/output/{run.metadata.name}", run.spec.method.type is MethodType.FULL
+    made_kinds = {"Model": "model"} if is_full else {"Adapter": "adapter"}
+    if run.spec.output.merge_adapter:
+        made_kinds |= {"MergedModel": "merged"}
+    return tuple(
+        ArtifactStatus(kind=kind, path=f"{output}/{folder}", digest=f"sha256:{'a' * 64}", bytes=30_000_000)
+        for kind, folder in made_kinds.items()
     )
 
 

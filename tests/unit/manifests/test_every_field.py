@@ -22,6 +22,7 @@ SWANLAB = {"tracking": {"swanlab": {"project": "qwen3"}}}
 KEYED = {"tracking": {"swanlab": {"project": "qwen3", "apiKeySecret": SECRET}}}
 WANDB = {"tracking": {"wandb": {"project": "qwen3", "apiKeySecret": SECRET}}}
 MLFLOW = {"tracking": {"mlflow": {"trackingUri": "http://mlflow:5000", "experiment": "qwen3", "tokenSecret": SECRET}}}
+PUSHED = {"output": {"mergeAdapter": True, "push": {"repository": "me/huanhuan", "tokenSecret": SECRET}}}
 DEEPSPEED: dict[str, Any] = {"parallelism": {"strategy": "DeepSpeed", "deepspeed": {"stage": 3}}}
 FSDP = {"parallelism": {"strategy": "FSDP"}}
 STABLE = {"training": {"schedule": {"type": "WarmupStableDecay"}}}
@@ -135,6 +136,13 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "checkpoint.keep": ({}, 5),
     "checkpoint.asynchronous": ({}, False),
     "output.mergeAdapter": ({}, True),
+    "output.push.hub": (PUSHED, "ModelScope"),
+    "output.push.repository": (PUSHED, "me/other"),
+    "output.push.private": (PUSHED, False),
+    "output.push.revision": (PUSHED, "v2"),
+    "output.push.tokenSecret.name": (PUSHED, "other"),
+    "output.push.tokenSecret.key": (PUSHED, "other"),
+    "output.push.what": (PUSHED, "Both"),
     "storage.inputs.claimName": ({}, "datasets"),
     "storage.cache.claimName": ({}, "models"),
     "storage.cache.size": ({}, "10Gi"),

@@ -6,6 +6,7 @@ import pytest
 
 from finetune_contract.paths import (
     HUB_TOKEN_ENV,
+    PUSH_TOKEN_ENV,
     TERMINATION_FILE_ENV,
     dataset_access_key_env,
     dataset_secret_key_env,
@@ -39,6 +40,7 @@ GATED = run(
             "tokenSecret": {"name": "mlflow", "key": "token"},
         },
     },
+    output={"push": {"repository": "me/huanhuan", "tokenSecret": {"name": "push", "key": "token"}}},
 )
 RUNS = [*(example(path) for path in sorted(EXAMPLES.glob("*.yaml"))), GATED]
 
@@ -49,7 +51,8 @@ def everything(request: pytest.FixtureRequest) -> Made:
 
 
 def pods(everything: Made) -> list[dict[str, Any]]:
-    return [everything.prepare_pod, everything.worker_pod]
+    pushing = [everything.push_pod] if everything.push else []
+    return [everything.prepare_pod, everything.worker_pod, *pushing]
 
 
 def test_pods_meet_pod_security_restricted(everything: Made) -> None:
@@ -105,6 +108,32 @@ def test_requests_are_limits(everything: Made) -> None:
         assert resources["requests"] == resources["limits"]
     assert "nvidia.com/gpu" in container_of(everything.worker_pod)["resources"]["limits"]
     assert "nvidia.com/gpu" not in container_of(everything.prepare_pod)["resources"]["limits"]
+
+
+def test_a_push_takes_no_gpu_and_reads_nothing_but_what_it_pushes() -> None:
+    everything = made(GATED)
+    container = container_of(everything.push_pod)
+    assert container["resources"]["limits"] == {"cpu": "2", "memory": "8Gi"}
+    assert container["command"][1:3] == ["-m", "finetune_trainer.push"]
+    mounts = {mount["name"]: mount.get("readOnly", False) for mount in container["volumeMounts"]}
+    assert mounts == {"config": True, "output": True, "temporary": False}
+
+
+def test_the_token_that_may_write_is_in_the_pod_that_pushes_and_nowhere_else() -> None:
+    everything = made(GATED)
+    secret = {"secretKeyRef": {"name": "push", "key": "token"}}
+    pushing = environment_of(everything.push_pod)
+    assert {name: value for name, value in pushing.items() if "secretKeyRef" in value} == {PUSH_TOKEN_ENV: secret}
+    for pod in (everything.prepare_pod, everything.worker_pod):
+        assert PUSH_TOKEN_ENV not in environment_of(pod)
+        assert secret not in environment_of(pod).values()
+    others = [each for each in everything.objects if each is not everything.push[-1]]
+    assert "'push', 'key'" not in str(others)
+    assert all("tokenSecret" not in str(each["data"]) for each in everything.of_kind("ConfigMap"))
+
+
+def test_a_run_that_pushes_nothing_has_no_pod_for_it() -> None:
+    assert made(run()).push == []
 
 
 def test_training_cannot_write_what_other_runs_read() -> None:

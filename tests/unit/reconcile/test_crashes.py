@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from finetune_contract import ExitCode
-from finetune_operator.observation import Attempt, WorkerState
+from finetune_operator.observation import Attempt, Push, WorkerState
 from finetune_operator.status import Phase, Status
 from support.fake_cluster import CrashError, FakeCluster
 from support.runs import (
@@ -15,9 +15,11 @@ from support.runs import (
     body,
     done_outcome,
     failed_outcome,
+    failed_push,
     preempted_outcome,
     preparation,
     progress,
+    pushed_outcome,
     there,
     worker,
 )
@@ -26,7 +28,8 @@ MAX_PASSES = 80
 
 
 def moved_on(cluster: FakeCluster) -> None:
-    """The world's answer to what is there: a failing preparation, a disruption, a crash, a suspension, an end."""
+    """The world's answer to what is there: a failing preparation, a disruption, a crash, a suspension, an end, and a
+    hub that answers the second push."""
     if cluster.preparation is not None and cluster.preparation.state is WorkerState.WAITING:
         created_at = cluster.preparation.created_at
         if cluster.status.preparation_failures:
@@ -35,6 +38,19 @@ def moved_on(cluster: FakeCluster) -> None:
             cluster.preparation = preparation(WorkerState.FAILED, exit_code=1, created_at=created_at)
     for number, attempt in cluster.attempts.items():
         cluster.attempts[number] = _attempt_moved_on(cluster, attempt)
+    for number, push in cluster.pushes.items():
+        cluster.pushes[number] = _push_moved_on(push)
+
+
+def _push_moved_on(push: Push) -> Push:
+    if push.state is WorkerState.WAITING:
+        return dataclasses.replace(push, state=WorkerState.RUNNING)
+    if push.state is not WorkerState.RUNNING:
+        return push
+    if push.number == 1:
+        lost = failed_push(ExitCode.INFRASTRUCTURE, "HubUnreachable")
+        return dataclasses.replace(push, state=WorkerState.FAILED, exit_code=67, outcome=lost)
+    return dataclasses.replace(push, state=WorkerState.SUCCEEDED, exit_code=0, outcome=pushed_outcome())
 
 
 def _attempt_moved_on(cluster: FakeCluster, attempt: Attempt) -> Attempt:
@@ -73,7 +89,8 @@ def _ended(attempt: Attempt) -> Attempt:
 
 def played(crash_after: int | None) -> tuple[FakeCluster, int]:
     """The whole story, with a crash after that many writes; and how many crashes there were."""
-    cluster = FakeCluster(body(), crash_after=crash_after)
+    push = {"repository": "me/huanhuan", "tokenSecret": {"name": "hub", "key": "write"}}
+    cluster = FakeCluster(body(output={"push": push}), crash_after=crash_after)
     crashes = 0
     for _ in range(MAX_PASSES):
         try:
@@ -98,7 +115,7 @@ def timeless(status: Status) -> dict[str, Any]:
         dumped.pop(key, None)
     for condition in dumped["conditions"]:
         del condition["lastTransitionTime"]
-    for record in dumped["attempts"] + dumped["preparationFailures"]:
+    for record in [*dumped["attempts"], *dumped["preparationFailures"], dumped["push"]]:
         for key in ("startedAt", "endedAt", "runningSince"):
             record.pop(key, None)
     del dumped["preparation"]["finishedAt"], dumped["progress"]["updatedAt"]
@@ -120,6 +137,8 @@ def test_the_unbroken_story_ends_well(unbroken: FakeCluster) -> None:
     assert (status.restarts, status.failures) == (3, 1)
     assert there(status.progress).step == STEPS
     assert status.artifacts[0].claim == "huanhuan-output"
+    assert there(status.push).number == 2
+    assert there(status.artifacts[0].pushed).commit == "c" * 40
 
 
 def test_every_fact_is_told_once(unbroken: FakeCluster) -> None:
@@ -128,7 +147,8 @@ def test_every_fact_is_told_once(unbroken: FakeCluster) -> None:
         *("AttemptStarted", "AttemptEnded", "Restarting"),
         *("AttemptStarted", "AttemptEnded", "Restarting"),
         *("AttemptStarted", "AttemptEnded", "Suspended", "Resumed"),
-        *("AttemptStarted", "AttemptEnded", "Succeeded"),
+        *("AttemptStarted", "AttemptEnded"),
+        *("PushStarted", "PushFailed", "PushStarted", "Pushed", "Succeeded"),
     ]
 
 
@@ -139,3 +159,4 @@ def test_a_crash_after_any_write_changes_nothing_in_the_end(unbroken: FakeCluste
         assert cluster.started == unbroken.started, crash_after
         assert timeless(cluster.status) == timeless(unbroken.status), crash_after
         assert set(cluster.attempts) == set(unbroken.attempts), crash_after
+        assert cluster.pushed == unbroken.pushed, crash_after

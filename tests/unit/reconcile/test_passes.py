@@ -3,6 +3,7 @@
 import asyncio
 
 from finetune_operator.reconcile import PassResult
+from finetune_operator.settings import Limits, Settings
 from finetune_operator.status import Condition, ConditionStatus, ConditionType, Phase
 from support.fake_cluster import FakeCluster
 from support.runs import body, preparation
@@ -87,3 +88,26 @@ def test_a_run_beyond_the_limits_is_refused() -> None:
     passed(cluster)
     assert planned(cluster).reason == "LimitExceeded"
     assert cluster.preparation is None
+
+
+PUSH = {"push": {"repository": "me/huanhuan", "tokenSecret": {"name": "hub", "key": "write"}}}
+
+
+def test_a_push_that_the_admin_forbids_is_refused_before_anything_is_started() -> None:
+    cluster = FakeCluster(body(output=PUSH))
+    cluster.settings = Settings(limits=Limits(push_hubs=()))
+    passed(cluster)
+    assert planned(cluster).reason == "LimitExceeded"
+    assert "spec.output.push.hub" in planned(cluster).message
+    assert cluster.preparation is None
+
+
+def test_a_push_that_is_forbidden_under_way_does_not_end_the_training() -> None:
+    cluster = running_cluster()
+    cluster.settings = Settings(limits=Limits(push_hubs=()))
+    cluster.body["spec"] = cluster.body["spec"] | {"output": PUSH}
+    cluster.attempts.clear()  # lost: the run is planned again for the next one
+    passed(cluster)
+    passed(cluster)
+    assert cluster.status.phase is Phase.STARTING
+    assert cluster.started == [1, 2]

@@ -1,23 +1,20 @@
 """Pushing through the real Hugging Face and ModelScope clients to a hub on 127.0.0.1."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_contract import Artifact, ArtifactKind, ExitCode, HubKind, PushConfig, PushOutcome, paths
-from finetune_trainer.artifacts import artifact_digest
+from finetune_contract import Artifact, ExitCode, HubKind, PushConfig, PushOutcome, paths
 from finetune_trainer.push import PushError, pushed
 from finetune_trainer.push.__main__ import main
 from finetune_trainer.push.contents import DEFAULT_BRANCH
 from finetune_trainer.push.retrying import PAUSES
-from finetune_trainer.usage import Place, usage
+from support.artifacts import WEIGHTS, artifact, exported
 from support.push_hub import READ_TOKEN, TOKEN, Commit, PushHub, push_hub
 
 REPOSITORY = "acme/huanhuan"
-WEIGHTS = bytes(range(256)) * 400
 COMMIT_REQUEST = {HubKind.HUGGING_FACE: r"POST /api/models/.*/commit/", HubKind.MODEL_SCOPE: r"POST .*/commit/"}
 
 both_hubs = pytest.mark.parametrize("kind", HubKind)
@@ -33,27 +30,6 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[PushHub]:
         monkeypatch.setenv("no_proxy", "127.0.0.1")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", True)
         yield server
-
-
-def exported(folder: Path, kind: ArtifactKind, **files: bytes) -> Artifact:
-    """An artifact as export leaves it, small."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if kind == "Adapter":
-        config = {"r": 8, "base_model_name_or_path": "Qwen/Qwen3-8B", "revision": None}
-        (folder / "adapter_config.json").write_text(json.dumps(config))
-        (folder / "adapter_model.safetensors").write_bytes(WEIGHTS)
-    else:
-        (folder / "config.json").write_text("{}")
-    for name, data in files.items():
-        (folder / name).write_bytes(data)
-    (folder / "tokenizer_config.json").write_text('{"chat_template": "{{ messages }}"}')
-    use = usage(kind, folder, Place(name=str(folder)), "huanhuan")
-    (folder / "README.md").write_text(f"---\nlibrary_name: peft\n---\n\n# huanhuan\n\n{use}\n## Training\n\nsteps\n")
-    return artifact(folder, kind)
-
-
-def artifact(folder: Path, kind: ArtifactKind) -> Artifact:
-    return Artifact(kind=kind, path=str(folder), digest=artifact_digest(folder), bytes=1, serve="vllm serve")
 
 
 def push_config(kind: HubKind, *artifacts: Artifact, **target: Any) -> PushConfig:

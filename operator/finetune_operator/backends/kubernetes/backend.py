@@ -13,7 +13,7 @@ an operator that was down just then still knows the last checkpoint from the pro
 
 from collections.abc import Callable
 
-from finetune_contract import PrepareConfig, RunConfig, paths
+from finetune_contract import PrepareConfig, PushConfig, RunConfig, paths
 from finetune_operator import manifests, names
 from finetune_operator.backends import Addressed
 from finetune_operator.backends.kubernetes import observe, pods
@@ -71,6 +71,7 @@ class KubernetesBackend:
         return Observation(
             preparation=observe.preparation(jobs, live, complaints),
             attempts=observe.attempts(jobs, (*live, *departed), complaints, await self._progress.look(key, live)),
+            push=observe.push(jobs, live),
             unbound_claims=claims.unbound,
             missing_claims=claims.missing,
             output_claim=manifests.output_claim_name(run),
@@ -104,6 +105,15 @@ class KubernetesBackend:
                 if pods.attempt_number(pod) == number:
                     await self._delete(PODS, pod, grace_seconds=0)
         await self._delete_job(run, names.attempt_job(run.metadata.name, number))
+
+    async def start_push(self, run: Qwen3FineTune, config: PushConfig, number: int) -> None:
+        """Configuration and Job of the push are there. Raises ConflictError while a namesake's are."""
+        for manifest in manifests.push_objects(run, config, number, self._settings):
+            await self._bring_about(run, manifest)
+
+    async def stop_push(self, run: Qwen3FineTune, number: int) -> None:
+        """The push's Job goes, and its pod with it."""
+        await self._delete_job(run, names.push_job(run.metadata.name, number))
 
     async def publish_status(self, run: Addressed, status: Status) -> None:
         """One write that replaces the status as it was read. Raises ConflictError when it has changed since."""

@@ -1,13 +1,19 @@
-"""Pure: Jobs and pods of a run -> preparation and attempts."""
+"""Pure: Jobs and pods of a run -> preparation, attempts and push."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from finetune_contract import PrepareOutcome, Progress
+from finetune_contract import PrepareOutcome, Progress, PushOutcome
 from finetune_operator.backends.kubernetes import pods
 from finetune_operator.backends.kubernetes.client import Object
-from finetune_operator.names import PREPARE_ROLE, ROLE_LABEL
-from finetune_operator.observation import Attempt, Preparation, WorkerState
+from finetune_operator.names import (
+    PREPARE_ROLE,
+    PUSH_LABEL,
+    PUSH_REQUEST_ANNOTATION,
+    PUSH_TARGET_ANNOTATION,
+    ROLE_LABEL,
+)
+from finetune_operator.observation import Attempt, Preparation, Push, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,44 @@ def preparation(jobs: Iterable[Object], of_pods: Iterable[Object], complaints: M
         is_being_deleted=pods.is_terminating(job),
         waiting_message=complaints.get(job["metadata"]["uid"]),
         message=job_failure(job),
+    )
+
+
+def push(jobs: Iterable[Object], of_pods: Sequence[Object]) -> Push | None:
+    """The newest push whose Job is there."""
+    numbered = {number: job for job in jobs if (number := _push_number(job)) is not None}
+    if not numbered:
+        return None
+    number, job = max(numbered.items())
+    pod = max((pod for pod in of_pods if _push_number(pod) == number), key=pods.created_at, default=None)
+    told = job["metadata"]["annotations"]
+    target, request = told[PUSH_TARGET_ANNOTATION], told[PUSH_REQUEST_ANNOTATION]
+    if pod is None:
+        return Push(
+            number=number,
+            target=target,
+            request=request,
+            state=_state_of_job(job),
+            created_at=pods.created_at(job),
+            is_being_deleted=pods.is_terminating(job),
+            message=job_failure(job),
+        )
+    outcome = pods.parsed_outcome(PushOutcome, pods.termination_text(pod))
+    waiting_reason, waiting_message = pods.waiting(pod)
+    return Push(
+        number=number,
+        target=target,
+        request=request,
+        state=pods.state(pod),
+        created_at=pods.created_at(job),
+        is_being_deleted=pods.is_terminating(pod) or pods.is_terminating(job),
+        waiting_reason=waiting_reason,
+        waiting_message=waiting_message,
+        exit_code=pods.exit_code(pod),
+        reason=pods.end_reason(pod),
+        message=None if outcome else pods.end_message(pod),
+        disruption=pods.disruption(pod),
+        outcome=outcome,
     )
 
 
@@ -128,6 +172,11 @@ def _num_nodes(job: Object) -> int:
 
 def _is_preparation(item: Object) -> bool:
     return bool(item["metadata"].get("labels", {}).get(ROLE_LABEL) == PREPARE_ROLE)
+
+
+def _push_number(item: Object) -> int | None:
+    number = item["metadata"].get("labels", {}).get(PUSH_LABEL)
+    return None if number is None else int(number)
 
 
 def _has_condition(job: Object, kinds: tuple[str, ...]) -> bool:

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_contract import Outcome, PrepareOutcome
+from finetune_contract import Outcome, PrepareOutcome, PushOutcome
 from finetune_operator.backends.kubernetes.client import Object
 from finetune_operator.names import ATTEMPT_LABEL, RUN_UID_ANNOTATION
 from finetune_operator.observation import Worker, WorkerState
@@ -35,7 +35,7 @@ def worker(pod: Object) -> Worker:
     )
 
 
-def parsed_outcome(model: type[Outcome] | type[PrepareOutcome], text: str | None) -> Any:
+def parsed_outcome(model: type[Outcome | PrepareOutcome | PushOutcome], text: str | None) -> Any:
     """What the trainer wrote when it ended, or None: it may have been cut short, or be of another version."""
     if not text:
         return None

@@ -11,16 +11,16 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from finetune_contract import PrepareConfig, RunConfig
-from finetune_contract.paths import PREPARE_FILE
+from finetune_contract import PrepareConfig, PushConfig, RunConfig
+from finetune_contract.paths import PREPARE_FILE, PUSH_FILE
 from finetune_operator.backends import Addressed
 from finetune_operator.backends.local import observe, processes
-from finetune_operator.backends.local.environment import prepare_environment, worker_environment
+from finetune_operator.backends.local.environment import prepare_environment, push_environment, worker_environment
 from finetune_operator.backends.local.folder import AttemptFolder, RunFolder, write_json, write_text
 from finetune_operator.backends.local.machine import Machine
 from finetune_operator.backends.local.supervisor import PID_FILE
 from finetune_operator.observation import Observation
-from finetune_operator.planning import Locations, Plan
+from finetune_operator.planning import Locations, Plan, push_request, push_target
 from finetune_operator.resource import Qwen3FineTune
 from finetune_operator.status import Status
 
@@ -107,6 +107,26 @@ class LocalBackend:
                 if (process_id := int(supervisor.read_text())) in alive:
                     processes.terminate(process_id)
 
+    async def start_push(self, run: Qwen3FineTune, config: PushConfig, number: int) -> None:
+        """The push runs, as a process."""
+        folder = self.folder(run).push(number)
+        if (folder / "started.json").exists():
+            return
+        push = run.spec.output.push
+        assert push is not None, "a push is asked for"
+        mark = observe.push_mark(run.metadata.uid, number)
+        processes.kill_all(mark)
+        write_text(folder / PUSH_FILE, config.model_dump_json(indent=2))
+        command = [sys.executable, "-m", "finetune_trainer.push", str(folder / PUSH_FILE)]
+        observe.forget(folder)
+        processes.start(command, folder, push_environment(run, folder, self._environment), mark)
+        told = {"target": push_target(run, push), "request": push_request(push)}
+        write_json(folder / "started.json", {"at": time.time(), **told})
+
+    async def stop_push(self, run: Qwen3FineTune, number: int) -> None:
+        """No process of the push is left."""
+        await asyncio.to_thread(processes.kill_all, observe.push_mark(run.metadata.uid, number))
+
     async def publish_status(self, run: Addressed, status: Status) -> None:
         """`status` stands in the run's folder."""
         write_json(self.folder(run).status_file, status.to_body())
@@ -137,6 +157,7 @@ class LocalBackend:
         return Observation(
             preparation=observe.preparation(folder, marks, uid),
             attempts=attempts,
+            push=observe.push(folder, marks, uid),
             gpu_memory_bytes=self._machine.gpu_memory_bytes,
         )
 

@@ -1,6 +1,7 @@
 """The folder of one run on this machine: `runs/<name>/`, with its state beside its results.
 
     resource.json  status.json  events.log  lock
+    push/<k>/      push.json started.json output.log outcome.json exit.json
     prepare/       config.json started.json output.log outcome.json exit.json
     attempts/<k>/  run.json started.json progress.port stopping removed
     attempts/<k>/node-<i>/  output.log outcome.json exit.json supervisor.pid
@@ -20,6 +21,7 @@ from finetune_operator.backends.local.supervisor import OUTPUT_FILE
 
 OUTCOME_FILE = "outcome.json"
 PREPARE = "prepare"
+PUSH = "push"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,19 @@ class RunFolder:
     def log_of_preparation(self) -> Path:
         """What the preparation said."""
         return self.prepare / OUTPUT_FILE
+
+    def push(self, number: int) -> Path:
+        """One push's own folder."""
+        return self.path / PUSH / str(number)
+
+    def pushes(self) -> list[int]:
+        """Numbers of the pushes that were started, in order."""
+        folders = (self.path / PUSH).glob("*")
+        return sorted(int(each.name) for each in folders if each.name.isdigit() and (each / "started.json").exists())
+
+    def log_of_push(self, number: int) -> Path:
+        """What one push said."""
+        return self.push(number) / OUTPUT_FILE
 
     def attempt(self, number: int) -> "AttemptFolder":
         """One attempt's own folder."""

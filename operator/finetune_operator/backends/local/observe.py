@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from finetune_contract import Outcome, PrepareOutcome, Progress
+from finetune_contract import Outcome, PrepareOutcome, Progress, PushOutcome
 from finetune_operator.backends.local.folder import OUTCOME_FILE, AttemptFolder, RunFolder, read_json
 from finetune_operator.backends.local.supervisor import EXIT_FILE
-from finetune_operator.observation import Attempt, Preparation, Worker, WorkerState
+from finetune_operator.observation import Attempt, Preparation, Push, Worker, WorkerState
 
-Report = TypeVar("Report", Outcome, PrepareOutcome)
+Report = TypeVar("Report", Outcome, PrepareOutcome, PushOutcome)
 
 PROGRESS_TIMEOUT_SECONDS = 2
 _KILLED = 128 + 9
@@ -49,6 +49,31 @@ def attempt(number: int, folder: AttemptFolder, marks: set[str], uid: str) -> At
         is_failed=any(worker.state is WorkerState.FAILED for worker in workers),
         progress=_progress(folder.progress_port_file) if runs else None,
     )
+
+
+def push(folder: RunFolder, marks: set[str], uid: str) -> Push | None:
+    """The newest push; None: there is none."""
+    numbers = folder.pushes()
+    if not numbers:
+        return None
+    number = numbers[-1]
+    own = folder.push(number)
+    started = read_json(own / "started.json")
+    state, exit_code = _state(own, is_alive=push_mark(uid, number) in marks)
+    return Push(
+        number=number,
+        target=started["target"],
+        request=started["request"],
+        state=state,
+        created_at=started["at"],
+        exit_code=exit_code,
+        outcome=_outcome(PushOutcome, own / OUTCOME_FILE),
+    )
+
+
+def push_mark(uid: str, number: int) -> str:
+    """The mark of a push's process; ends like no other's begins, since marks are looked for by their beginning."""
+    return f"{uid}/push/{number}/"
 
 
 def prepare_mark(uid: str) -> str:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 MARK_ENV = "QFT_PROCESS"
-"""Set to `<run uid>/<attempt>/<node>` or `<run uid>/prepare`."""
+"""Set to `<run uid>/<attempt>/<node>`, `<run uid>/push/<number>/` or `<run uid>/prepare`."""
 
 _KILL_PAUSE_SECONDS = 0.02
 _PROC = Path("/proc")
