@@ -112,6 +112,8 @@ _ADVICE = {
 def classify(attempt: Attempt) -> Ending:
     """The root cause of the end of `attempt`, by what its workers show now."""
     shown = [ending for worker in attempt.workers if (ending := _shown_by(worker)) is not None]
+    if any(_has_stopped_in_agreement(worker) for worker in attempt.workers):
+        shown = [ending for ending in shown if ending.reason != PEER_LOST]
     if attempt.is_suspended_by_queue:
         shown.append(_ending(Cause.DISRUPTION, "the queue has taken the run's place back"))
     if shown:
@@ -173,6 +175,15 @@ def done_outcome(attempt: Attempt) -> Outcome | None:
     """The word of a worker that the run is complete, with its result."""
     outcomes = (worker.outcome for worker in attempt.workers)
     return next((outcome for outcome in outcomes if outcome is not None and outcome.result is not None), None)
+
+
+def _has_stopped_in_agreement(worker: Worker) -> bool:
+    """Whether the worker's ranks agreed with all others to stop: then its leaving is why a connection to it broke.
+
+    A launcher whose ranks let the grace pass, perhaps since a peer was lost before, knows of no step.
+    """
+    outcome = worker.outcome
+    return outcome is not None and outcome.exit_code is ExitCode.PREEMPTED and outcome.step is not None
 
 
 def _distance_from_root(ending: Ending) -> tuple[int, bool]:

@@ -94,4 +94,22 @@ MUTATIONS = [
         tests=(f"{UNIT}/planning/test_batch.py",),
         shows="",
     ),
+    Mutation(
+        guards="a preemption that everybody agreed on costs no restart",
+        name="the echo of a rank that left counts as its cause",
+        file=f"{OPERATOR}/failures.py",
+        old="        shown = [ending for ending in shown if ending.reason != PEER_LOST]\n",
+        new="        pass\n",
+        tests=(f"{UNIT}/lifecycle/test_causes.py",),
+        shows="Infrastructure",
+    ),
+    Mutation(
+        guards="a connection that breaks again and again uses up the restarts",
+        name="ranks that let the grace pass have agreed to stop",
+        file=f"{OPERATOR}/failures.py",
+        old="outcome.exit_code is ExitCode.PREEMPTED and outcome.step is not None",
+        new="outcome.exit_code is ExitCode.PREEMPTED",
+        tests=(f"{UNIT}/lifecycle/test_causes.py",),
+        shows="Preempted",
+    ),
 ]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from finetune_contract import PEER_LOST, ExitCode
+from finetune_contract import PEER_LOST, ExitCode, Outcome
 from finetune_operator.failures import Budget, Cause, Ending, Verdict, classify, classify_preparation, decide
 from finetune_operator.observation import Attempt, Preparation, WorkerState
 from support.runs import attempt, checkpoint, done_outcome, failed_outcome, preempted_outcome, preparation, worker
@@ -59,6 +59,22 @@ CAUSES = {
     "peers that the Job controller told to leave hide nothing": (
         attempt(worker(0, FAILED, outcome=preempted_outcome(7)), worker(1, FAILED, exit_code=1)),
         Cause.UNEXPECTED,
+    ),
+    "who saved and left explains the connection that broke": (
+        attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, outcome=preempted_outcome(7))),
+        Cause.PREEMPTED,
+    ),
+    "who was killed explains more than who saved and left": (
+        attempt(worker(0, FAILED, exit_code=137), worker(1, FAILED, outcome=preempted_outcome(7))),
+        Cause.INFRASTRUCTURE,
+    ),
+    "ranks that were told to leave after the connection had broken explain nothing": (
+        attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, outcome=Outcome(exit_code=ExitCode.PREEMPTED))),
+        Cause.INFRASTRUCTURE,
+    ),
+    "terminated without a word after the connection had broken": (
+        attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, exit_code=143)),
+        Cause.INFRASTRUCTURE,
     ),
     "everybody saved": (attempt(worker(0, FAILED, outcome=preempted_outcome(7))), Cause.PREEMPTED),
     "segmentation fault": (attempt(worker(0, FAILED, exit_code=139)), Cause.UNEXPECTED),
