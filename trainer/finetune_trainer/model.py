@@ -176,7 +176,9 @@ def materialise(module: nn.Module, source: Source, device: torch.device, *, pref
         if not parameter.is_meta:
             continue
         if id(parameter) not in made:
-            value = source(prefix + name, ALL_ROWS).to(device=device, dtype=parameter.dtype)
+            stored = source(prefix + name, ALL_ROWS)
+            # a copy of what will be trained: the source may be asked again, and what it gives is its mapped file
+            value = stored.to(device=device, dtype=parameter.dtype, copy=parameter.requires_grad)
             check_shape(prefix + name, value, tuple(parameter.shape))
             made[id(parameter)] = nn.Parameter(value.contiguous(), requires_grad=parameter.requires_grad)
         owner, _, key = name.rpartition(".")

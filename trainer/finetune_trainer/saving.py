@@ -50,8 +50,8 @@ def room_for_the_rest(run: Run) -> str:
     return checkpoint.check_room(
         run.saver.folder,
         checkpoint_bytes=run.saver.checkpoint_bytes,
-        # an old one goes when a new one is complete; the best one and the one to roll back to come on top
-        most=config.checkpoint.keep + 1 + config.evaluation.keep_best + (config.stability.divergence is not None),
+        # an old one goes when a new one is complete; the best one and the two to roll back to come on top
+        most=config.checkpoint.keep + 1 + config.evaluation.keep_best + 2 * (config.stability.divergence is not None),
         saves_left=saves_left,
     )
 

@@ -20,7 +20,8 @@ class Retention:
     best_step: int | None = None
     """And the one of this step, if there is one: that with the lowest validation loss."""
     good_step: int | None = None
-    """And the newest one of a step up to this: what a rollback would go back to."""
+    """And the newest one of a step up to this, which a rollback would go back to, and the oldest one after it, which a
+    later rollback would."""
 
 
 def superseded(steps: Iterable[int], retention: Retention) -> list[int]:
@@ -29,6 +30,7 @@ def superseded(steps: Iterable[int], retention: Retention) -> list[int]:
     kept = {*newest_first[: retention.keep], retention.best_step}
     if retention.good_step is not None:
         kept.update([step for step in newest_first if step <= retention.good_step][:1])
+        kept.update([step for step in newest_first if step > retention.good_step][-1:])
     return [step for step in reversed(newest_first) if step not in kept]
 
 
