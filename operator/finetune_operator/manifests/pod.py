@@ -1,4 +1,4 @@
-"""What the pods of both roles have in common: Pod Security `restricted`, placement, and how they say why they ended."""
+"""What the pods of all roles have in common: Pod Security `restricted`, placement, and how they say why they ended."""
 
 from dataclasses import dataclass
 

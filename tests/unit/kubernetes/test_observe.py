@@ -106,6 +106,16 @@ def test_a_push_waits_for_its_pod_and_ends_with_its_job() -> None:
     assert (leaving.is_alive, leaving.is_being_deleted) == (True, True)
 
 
+def test_a_push_whose_marks_somebody_removed_is_one_that_was_told_something_else() -> None:
+    bare = objects.push_job(1)
+    del bare["metadata"]["annotations"]
+    found = observe.push([bare], [])
+    assert found is not None
+    assert (found.target, found.request) == ("", "")
+    bare["metadata"]["labels"]["finetune.qwen3.io/push"] = "first"
+    assert observe.push([bare], []) is None
+
+
 def test_the_pod_of_a_push_is_no_preparation_and_no_worker() -> None:
     assert observe.preparation([], [objects.push_pod()], {}) is None
     assert observe.attempts([objects.push_job()], [objects.push_pod()], {}, {}) == ()

@@ -53,8 +53,8 @@ def push(jobs: Iterable[Object], of_pods: Sequence[Object]) -> Push | None:
         return None
     number, job = max(numbered.items())
     pod = max((pod for pod in of_pods if _push_number(pod) == number), key=pods.created_at, default=None)
-    told = job["metadata"]["annotations"]
-    target, request = told[PUSH_TARGET_ANNOTATION], told[PUSH_REQUEST_ANNOTATION]
+    told = job["metadata"].get("annotations", {})  # without them, it was told something else
+    target, request = told.get(PUSH_TARGET_ANNOTATION, ""), told.get(PUSH_REQUEST_ANNOTATION, "")
     if pod is None:
         return Push(
             number=number,
@@ -175,8 +175,8 @@ def _is_preparation(item: Object) -> bool:
 
 
 def _push_number(item: Object) -> int | None:
-    number = item["metadata"].get("labels", {}).get(PUSH_LABEL)
-    return None if number is None else int(number)
+    label = item["metadata"].get("labels", {}).get(PUSH_LABEL, "")
+    return int(label) if label.isdigit() else None
 
 
 def _has_condition(job: Object, kinds: tuple[str, ...]) -> bool:
