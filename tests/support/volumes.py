@@ -24,6 +24,11 @@ def tmpfs(folder: Path, size_bytes: int) -> Iterator[Path]:
         yield folder
 
 
+def resize(folder: Path, size_bytes: int) -> None:
+    """Give a mounted volume in memory another size."""
+    subprocess.run(["mount", "-o", f"remount,size={size_bytes}", str(folder)], check=True)
+
+
 @contextmanager
 def read_only(folder: Path) -> Iterator[Path]:
     """`folder` itself, mounted read-only."""

@@ -15,6 +15,7 @@ from typing import Any
 
 from finetune_contract import Alarm, CheckpointReport, Indicators, Progress, RunConfig, Stage
 from finetune_contract.paths import ATTEMPTS, EXPERTS_FILE, LOSSES_FILE, PROGRESS_PORT_FILE_ENV
+from finetune_trainer.checkpoint import volume_errors
 from finetune_trainer.measuring.expert_load import ExpertLoad
 from finetune_trainer.measuring.meter import Figures
 from finetune_trainer.measuring.readings import Reading
@@ -84,8 +85,7 @@ class Reporter:
         now = self.progress
         line = {key: getattr(now, key) for key in ("step", "loss", "grad_norm", "learning_rate")}
         line |= {"tokens": tokens, "applied": applied}
-        with open(self._losses_file, "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._note(self._losses_file, line)
         log.info(
             "step=%d/%d loss=%.4f grad_norm=%.3g learning_rate=%.3g tokens_per_second=%.0f eta_seconds=%.0f",
             now.step, now.total_steps, now.loss, now.grad_norm or 0, now.learning_rate, now.tokens_per_second or 0,
@@ -106,8 +106,7 @@ class Reporter:
         if not self._active:
             return
         line = {"step": step, "shares": [[round(share, 5) for share in layer] for layer in load.shares]}
-        with open(self._losses_file.with_name(EXPERTS_FILE), "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
+        self._note(self._losses_file.with_name(EXPERTS_FILE), line)
         log.info("experts at step=%d: %s", step, load)
         self._track({"expert_imbalance_ratio": load.imbalance})
 
@@ -115,6 +114,10 @@ class Reporter:
         """Note a complete checkpoint."""
         self.update(checkpoint=checkpoint)
         log.info("checkpoint=%s bytes=%d seconds=%.2f", checkpoint.path, checkpoint.bytes, checkpoint.seconds)
+
+    def _note(self, notes: Path, line: dict[str, Any]) -> None:
+        with volume_errors(Path(self._config.output_dir)), open(notes, "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
 
     def _track(self, values: dict[str, Any]) -> None:
         if self._tracking is not None:

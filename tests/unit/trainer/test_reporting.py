@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from finetune_contract import Alarm, Indicator, Indicators, Progress, Stage, TrackerState
+from finetune_contract import Alarm, ExitCode, Indicator, Indicators, Progress, Stage, TrackerState
 from finetune_contract.paths import PROGRESS_PORT_FILE_ENV
+from finetune_trainer.checkpoint.volume import VolumeError
 from finetune_trainer.failures import UserError
 from finetune_trainer.measuring.meter import Figures
 from finetune_trainer.measuring.readings import Reading, Sample
 from finetune_trainer.reporting import Reporter, last_reported_step, losses_file
+from support import volumes
 from unit.trackers.runs import tracked
 
 RANKS = (
@@ -180,3 +182,18 @@ def test_the_last_step_of_earlier_attempts_is_known_whatever_cut_them_off(tmp_pa
     assert last_reported_step(third) == 9
     losses_file(third, 1).write_text('{"st')
     assert last_reported_step(third) == 7
+
+
+@pytest.mark.skipif(volumes.missing() is not None, reason=str(volumes.missing()))
+def test_a_loss_that_cannot_be_noted_names_the_volume(tmp_path: Path) -> None:
+    with (
+        volumes.tmpfs(tmp_path / "small", 1 << 20) as volume,
+        Reporter(tracked(volume / "out"), total_steps=10, active=True) as reporter,
+    ):
+        volumes.fill(volume)
+        with pytest.raises(VolumeError) as caught:
+            step_done(reporter, 3)
+    failure = caught.value.failure
+    assert (failure.exit_code, failure.reason) == (ExitCode.USER_ERROR, "DiskFull")
+    assert failure.message.startswith(f"storage.output: no room on {volume / 'out'}, where 0 bytes are free: ")
+    assert "give storage.output more room" in failure.message

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,12 +13,16 @@ from typing import Any
 import pytest
 
 from finetune_contract import ExitCode, PrepareConfig, PrepareOutcome, RunIdentity, paths
+from finetune_trainer.data.disk_space import bytes_below
+from finetune_trainer.data.folders import MARKER
 from finetune_trainer.data.loader import open_tokens
 from finetune_trainer.prepare import main, system_failure
+from support import volumes
 from support.hub_server import COMMIT, Repo, hub_server
 from support.tiny import HUANHUAN, tiny_model_dir
 
 Prepare = Callable[..., PrepareOutcome]
+MOUNTS = pytest.mark.skipif(volumes.missing() is not None, reason=str(volumes.missing()))
 
 
 @pytest.fixture
@@ -165,6 +170,50 @@ def test_a_file_that_is_no_config_is_our_own_error(tmp_path: Path, capsys: pytes
 def test_what_the_volume_refuses_is_told_apart(tmp_path: Path, code: int, reason: str, exit_code: ExitCode) -> None:
     failure = system_failure(OSError(code, os.strerror(code)), str(tmp_path))
     assert (failure.reason, failure.exit_code) == (reason, exit_code)
+
+
+def long_rows(folder: Path) -> dict[str, Any]:
+    """Rows of a hundred tokens and more, some 400 kB of tokens and notes about them."""
+    return rows_file(folder, json.dumps([{"instruction": f"say {n}", "output": f"{n} " * 60} for n in range(300)]))
+
+
+@MOUNTS
+def test_a_cache_volume_that_fills_up_is_told_of_in_sizes_and_gone_on_with(prepare: Prepare, tmp_path: Path) -> None:
+    """At every size of the volume that is too small, wherever in the preparation that shows."""
+    rows = long_rows(tmp_path)
+    elsewhere = prepare(dataset=rows)
+    needed = bytes_below(tmp_path / "cache")
+    refused = []
+    with volumes.tmpfs(tmp_path / "small", 4096) as volume:
+        for quarters in range(1, 17):
+            volumes.resize(volume, needed * quarters // 4)
+            outcome = prepare(dataset=rows, cache_dir=str(volume))
+            if outcome.failure is None:
+                break
+            assert (outcome.failure.exit_code, outcome.failure.reason) == (ExitCode.USER_ERROR, "NoSpace")
+            assert outcome.failure.message.startswith("storage.cache: the token cache needs ")
+            assert f"and the volume at {volume}" in outcome.failure.message
+            assert "MB free of " in outcome.failure.message
+            assert "; enlarge it, or remove models" in outcome.failure.message
+            refused.append(outcome.failure.message)
+        assert outcome.dataset == elsewhere.dataset
+        made, expected = (Path(str(each.tokens_dir)) / MARKER for each in (outcome, elsewhere))
+        assert made.read_bytes() == expected.read_bytes()
+        assert [path for path in (volume / "tokens").iterdir() if path.is_dir()] == [made.parent], "no work is left"
+    assert len(refused) >= 3
+    assert any(re.search(r"needs 0\.[1-9] MB more", each) for each in refused), "rows tell what all of them will take"
+
+
+@MOUNTS
+def test_a_read_only_cache_volume_is_refused_by_name(prepare: Prepare, tmp_path: Path) -> None:
+    (tmp_path / "cache").mkdir()
+    with volumes.read_only(tmp_path / "cache"):
+        failure = prepare(dataset=long_rows(tmp_path)).failure
+    assert failure is not None
+    assert (failure.exit_code, failure.reason) == (ExitCode.USER_ERROR, "NotPermitted")
+    assert failure.message.startswith("storage.cache: [Errno 30] Read-only file system: ")
+    assert str(tmp_path / "cache") in failure.message
+    assert "mount the volume read-write" in failure.message
 
 
 def test_the_module_runs_as_the_operator_starts_it_with_a_token_for_each_hub_source(

@@ -19,7 +19,7 @@ from finetune_trainer.checkpoint.reading import Checkpoint, damage, newest, open
 from finetune_trainer.checkpoint.retention import Retention
 from finetune_trainer.checkpoint.saver import Saver
 from finetune_trainer.checkpoint.state import TrainerState, fingerprint, model_digest, settings_of, versions
-from finetune_trainer.checkpoint.volume import check_room, check_shared
+from finetune_trainer.checkpoint.volume import check_room, check_shared, volume_errors
 
 __all__ = [
     "Checkpoint",
@@ -38,4 +38,5 @@ __all__ = [
     "settings_of",
     "sweep",
     "versions",
+    "volume_errors",
 ]

@@ -37,7 +37,10 @@ def volume_errors(folder: Path) -> Iterator[None]:
 
 def _failure_of_volume(error: OSError, folder: Path) -> Failure:
     if error.errno in _FULL:
-        message = f"storage.output: no room on {folder}: {error}; give storage.output more room"
+        message = (
+            f"storage.output: no room on {folder}, where {_free_bytes(folder):,} bytes are free: {error}; give "
+            "storage.output more room"
+        )
         return Failure(exit_code=ExitCode.USER_ERROR, reason="DiskFull", message=message)
     if error.errno in _READ_ONLY:
         message = (
