@@ -15,7 +15,7 @@ from finetune_operator.observation import Attempt, Preparation, Push, Worker, Wo
 
 
 class Cause(StrEnum):
-    """Why an attempt, a preparation or a push ended; what workers can show is listed with the nearest to the root first."""
+    """Why an attempt, a preparation or a push ended; what workers can show is listed, the nearest to the root first."""
 
     DONE = "Done"
     USER_ERROR = "UserError"
