@@ -223,7 +223,7 @@ MUTATIONS = [
         old="    if not config.checkpoint.asynchronous and deadline is NEVER:\n",
         new="    if False:\n",
         tests=(f"{SAVING}::test_training_waits_for_a_save_or_goes_on_and_leaves_the_same",),
-        shows="no step was done meanwhile",
+        shows="assert",
     ),
     Mutation(
         guards="a checkpoint belongs to the chat template that it was trained with",
@@ -254,7 +254,7 @@ MUTATIONS = [
     ),
     Mutation(
         guards="a full volume is named with what is free and what to do",
-        name="a checkpoint that has no room is not given up",
+        name="a checkpoint that has no room does not say what it needs",
         file=f"{CHECKPOINT}/saver.py",
         old="        return AgreedError(with_room(failure_of(error), target, self.checkpoint_bytes))",
         new="        return AgreedError(failure_of(error))",
