@@ -98,6 +98,17 @@ class MemoryComponent(StatusModel):
     """How much."""
 
 
+class BatchStageStatus(StatusModel):
+    """A part of the run with one size of its growing batch."""
+
+    samples: int
+    """Sequences per optimizer step."""
+    accumulation_steps: int
+    """Forward passes per optimizer step."""
+    first_step: int | None = None
+    """The step that has it first; known once the dataset is."""
+
+
 class PlanStatus(StatusModel):
     """What was worked out, before a GPU was asked for."""
 
@@ -125,6 +136,8 @@ class PlanStatus(StatusModel):
     """What one GPU has; absent: not known, so fit was not checked."""
     batch: Line
     """The batch arithmetic in words."""
+    stages: Annotated[tuple[BatchStageStatus, ...], Field(max_length=24)] = ()
+    """How the batch grows, smallest first; absent: it does not."""
     final: bool
     """False until the dataset's lengths are known."""
 

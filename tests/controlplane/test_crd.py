@@ -232,6 +232,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"dataset": {"path": "a", "validation": {"fraction": 0.1}}, "evaluation": {"minDelta": 0.1}},
         ("spec.evaluation.minDelta", "set patience, keepBest or loadBest as well"),
     ),
+    "a batch that cannot grow so": (
+        {"training": {"globalBatch": {"samples": 16, "ramp": {"fromSamples": 5}}}},
+        ("spec.training.globalBatch.ramp.fromSamples", "5 samples cannot grow to 16; use a smaller divisor"),
+    ),
+    "a first batch that its ranks cannot share": (
+        {"training": {"globalBatch": {"ramp": {"fromSamples": 2}}}, "parallelism": {"gpusPerNode": 4}},
+        ("spec.training.globalBatch.ramp.fromSamples", "2 samples cannot be shared by 1 nodes x 4 GPUs = 4 ranks"),
+    ),
     "remedies that nobody will use": (
         {"stability": {"divergence": {"policy": "Warn", "remedies": ["LearningRate"]}}},
         ("spec.stability.divergence", "go with policy Treat; remove them for policy Warn"),
@@ -321,12 +329,13 @@ def without_empty(value: Any) -> Any:
         {"method": {"lora": {}}, "training": {"schedule": {"type": "Linear"}}, "resources": {"cpuPerGpu": 4}},
         {"parallelism": {"strategy": "DeepSpeed", "deepspeed": {}}},
         {"parallelism": {"strategy": "FSDP", "fsdp": {}}},
+        {"training": {"globalBatch": {"ramp": {"fromSamples": 4}}}},
         {"training": {"maxSteps": 9, "schedule": {"type": "WarmupStableDecay", "warmupSteps": 5}}},
         {"dataset": {"path": "a", "validation": {"path": "b"}}, "evaluation": {"loadBest": True}},
         {"scheduling": {"tolerations": [{"key": "gpu"}], "nodeSelector": {"zone": "a"}}},
         {"output": {"push": PUSH}},
     ],
-    ids=["minimal", "LoRA", "DeepSpeed", "FSDP", "schedule", "evaluation", "scheduling", "push"],
+    ids=["minimal", "LoRA", "DeepSpeed", "FSDP", "ramp", "schedule", "evaluation", "scheduling", "push"],
 )
 def test_the_api_server_fills_in_the_very_defaults_that_the_models_have(kubectl: Kubectl, spec: dict[str, Any]) -> None:
     body = run("defaulted", **spec)

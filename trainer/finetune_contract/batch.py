@@ -121,6 +121,14 @@ class Steps:
         partial = [each.first_step + each.steps for each in self._growing if each.size < self._size]
         return max(partial, default=1)
 
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """Every size that the batch has in this run, smallest first, and the first step that has it."""
+        firsts = {self._size: self.whole_from}
+        for stretch in reversed(self._growing):
+            firsts[stretch.size] = stretch.first_step
+        return tuple((size, first) for size, first in sorted(firsts.items()) if first <= self.total)
+
     def __getitem__(self, number: int) -> StepSlice:
         """Step `number`, counted from 1."""
         if number >= self._whole_from:

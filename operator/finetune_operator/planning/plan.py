@@ -15,7 +15,7 @@ from finetune_contract import (
     Precision,
     QloraMethod,
 )
-from finetune_operator.planning.batch import cut_batch, micro_batches, total_steps
+from finetune_operator.planning.batch import Stage, cut_batch, ramped_micro_batches, stages, total_steps
 from finetune_operator.planning.checkpoints import is_asynchronous
 from finetune_operator.planning.memory import MemoryLine, Workload
 from finetune_operator.planning.memory_constants import SUPERVISED_SPREAD
@@ -70,6 +70,8 @@ class Plan:
     """None: not known, so fit was not checked."""
     total_steps: int | None
     """None: the dataset is not known yet."""
+    stages: tuple[Stage, ...]
+    """How the batch grows, if it does."""
     is_final: bool
     """Whether the dataset's real lengths went in."""
     asynchronous_checkpoints: bool
@@ -93,18 +95,20 @@ def make_plan(
     check_dataset(run, dataset)
     check_evaluation(run, dataset)
     topology = Topology(nodes=run.spec.parallelism.nodes, gpus_per_node=run.spec.parallelism.gpus_per_node)
-    samples = run.spec.training.global_batch.samples
-    allowed = micro_batches(samples, topology, run.spec.parallelism.micro_batch)
+    wanted = run.spec.training.global_batch
+    allowed = ramped_micro_batches(wanted, topology, run.spec.parallelism.micro_batch)
     facts = model or known_model(run.spec.model.id)
     gpu_bytes = _stated_gpu_memory(run) or gpu_memory_bytes
     common = {"nodes": topology.nodes, "gpus_per_node": topology.gpus_per_node}
     steps = total_steps(dataset, run.spec.training) if dataset else None
     check_schedule(run, steps)
     if facts is None:
+        batch = cut_batch(wanted, topology, allowed[-1])
         return Plan(
             **common,
             parallelism=allowed_parallelisms(run.spec.parallelism)[0],
-            batch=cut_batch(samples, topology, allowed[-1]),
+            batch=batch,
+            stages=stages(batch, dataset, run.spec.training),
             activation_checkpointing=allowed_checkpointings(run.spec.parallelism)[-1],
             memory=(),
             gpu_memory_bytes=gpu_bytes,
@@ -115,10 +119,12 @@ def make_plan(
             ),
         )
     choice = _chosen(run, _demand(run, facts, dataset, topology, allowed), gpu_bytes)
+    batch = cut_batch(wanted, topology, choice.sharing.micro_sequences)
     return Plan(
         **common,
         parallelism=choice.sharing.parallelism,
-        batch=cut_batch(samples, topology, choice.sharing.micro_sequences),
+        batch=batch,
+        stages=stages(batch, dataset, run.spec.training),
         activation_checkpointing=choice.sharing.checkpointing,
         memory=choice.memory,
         gpu_memory_bytes=gpu_bytes,

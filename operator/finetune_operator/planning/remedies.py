@@ -66,7 +66,7 @@ def _less_recomputed(_: Qwen3FineTune, demand: Demand) -> Iterator[Change]:
 
 
 def _smaller_steps(run: Qwen3FineTune, demand: Demand) -> Iterator[Change]:
-    samples, parallelism = run.spec.training.global_batch.samples, run.spec.parallelism
+    samples, parallelism = run.spec.training.global_batch.first_samples, run.spec.parallelism
     topology = Topology(nodes=parallelism.nodes, gpus_per_node=parallelism.gpus_per_node)
     for size in micro_batches(samples, topology, None):
         if size < demand.micro_batches[-1]:
@@ -91,7 +91,7 @@ def _more_host_memory(_: Qwen3FineTune, demand: Demand) -> Iterator[Change]:
 
 def _more_gpus(run: Qwen3FineTune, demand: Demand) -> Iterator[Change]:
     """With FSDP, since under DDP every further rank holds as much again; the global batch stays."""
-    samples = run.spec.training.global_batch.samples
+    samples = run.spec.training.global_batch.first_samples  # what it grows to is a multiple
     for nodes in _NODE_COUNTS:
         for gpus in _NODE_SIZES if nodes == 1 else _NODE_SIZES[-1:]:
             topology = Topology(nodes=nodes, gpus_per_node=gpus)

@@ -1,12 +1,12 @@
 """A plan for people: as it stands in the status, and as the command line prints it."""
 
-from finetune_operator.planning.batch import batch_words
+from finetune_operator.planning.batch import batch_words, stage_words
 from finetune_operator.planning.memory import total
 from finetune_operator.planning.plan import Plan
 from finetune_operator.planning.quantities import GIB, gib
 from finetune_operator.planning.strategy import parallelism_words
 from finetune_operator.planning.topology import Topology
-from finetune_operator.status import MemoryComponent, PlanStatus
+from finetune_operator.status import BatchStageStatus, MemoryComponent, PlanStatus
 
 
 def plan_status(plan: Plan) -> PlanStatus:
@@ -24,6 +24,14 @@ def plan_status(plan: Plan) -> PlanStatus:
         memory_bytes=total(plan.memory),
         gpu_memory_bytes=plan.gpu_memory_bytes,
         batch=batch_words(plan.batch),
+        stages=tuple(
+            BatchStageStatus(
+                samples=stage.global_sequences,
+                accumulation_steps=stage.accumulation_steps,
+                first_step=stage.first_step,
+            )
+            for stage in plan.stages
+        ),
         final=plan.is_final,
     )
 
@@ -35,6 +43,7 @@ def render_plan(plan: Plan) -> str:
         "strategy": f"{parallelism_words(plan.parallelism)}, activation checkpointing {plan.activation_checkpointing}",
         "ranks": _ranks(plan),
         "batch": batch_words(plan.batch),
+        **({"grows": stage_words(plan.stages)} if plan.stages else {}),
         "steps": steps,
         "based on": "the prepared dataset" if plan.is_final else "maxTokens; final once the dataset is prepared",
     }

@@ -15,6 +15,7 @@ from finetune_operator.resource.base import (
     Rule,
     SecretKeyRef,
 )
+from finetune_operator.resource.batch import BatchRamp, GlobalBatch
 from finetune_operator.resource.data_sources import (
     BadRowPolicy,
     BadRows,
@@ -73,7 +74,6 @@ from finetune_operator.resource.schedules import DecayShape, Schedule, ScheduleT
 from finetune_operator.resource.stability import Divergence, DivergenceAction, NonFinite, Remedy, Stability
 from finetune_operator.resource.training import (
     Checkpoint,
-    GlobalBatch,
     Lora,
     Method,
     MethodType,
@@ -90,6 +90,7 @@ __all__ = [
     "VERSION",
     "BadRowPolicy",
     "BadRows",
+    "BatchRamp",
     "CacheStorage",
     "Checkpoint",
     "Checkpointing",

@@ -61,6 +61,14 @@ class Spec(ResourceModel):
             ".training.globalBatch.samples",
         ),
         Rule(
+            "!has(self.training.globalBatch.ramp) || self.training.globalBatch.ramp.fromSamples"
+            " % (self.parallelism.nodes * self.parallelism.gpusPerNode) == 0",
+            "{self.training.globalBatch.ramp.fromSamples} samples cannot be shared by {self.parallelism.nodes} nodes x"
+            " {self.parallelism.gpusPerNode} GPUs = {self.parallelism.nodes * self.parallelism.gpusPerNode} ranks;"
+            " use a multiple of that which divides globalBatch.samples, or another number of GPUs",
+            ".training.globalBatch.ramp.fromSamples",
+        ),
+        Rule(
             "self.dataset.validation.fraction > 0.0 || has(self.dataset.validation.path)"
             " || has(self.dataset.validation.url) || has(self.dataset.validation.id) || !("
             "has(self.evaluation.everySteps) || has(self.evaluation.patience) || self.evaluation.keepBest"
@@ -95,6 +103,18 @@ class Spec(ResourceModel):
             raise ValueError(
                 f"training.globalBatch.samples: {samples} cannot be shared by {self.parallelism.nodes} nodes x "
                 f"{self.parallelism.gpus_per_node} GPUs = {world_size} ranks; use {legal}, or another number of GPUs"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _ramp_is_whole(self) -> Self:
+        batch, world_size = self.training.global_batch, self.parallelism.world_size
+        if batch.first_samples % world_size:
+            legal = batch.nearest_first(world_size)
+            raise ValueError(
+                f"training.globalBatch.ramp.fromSamples: {batch.first_samples} cannot be shared by "
+                f"{self.parallelism.nodes} nodes x {self.parallelism.gpus_per_node} GPUs = {world_size} ranks; "
+                f"{f'use {legal}, or' if legal else 'remove ramp, or use'} another number of GPUs"
             )
         return self
 

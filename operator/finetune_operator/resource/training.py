@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from finetune_operator.resource.base import ResourceModel, Rule, Text
+from finetune_operator.resource.batch import GlobalBatch
 from finetune_operator.resource.schedules import Schedule
 
 
@@ -138,13 +139,6 @@ class Method(ResourceModel):
         """The quantization block with its defaults; only for type QLoRA."""
         assert self.type is MethodType.QLORA
         return self.quantization or Quantization()
-
-
-class GlobalBatch(ResourceModel):
-    """What the optimizer sees in one step, whatever the number of GPUs."""
-
-    samples: int = Field(default=16, ge=1, le=65536)
-    """Sequences per optimizer step over all GPUs: conversations, or packed sequences with packing."""
 
 
 class Optimizer(ResourceModel):

@@ -22,6 +22,12 @@ def divergence(**divergence: Any) -> dict[str, Any]:
     return {"stability": {"divergence": divergence}}
 
 
+def ramped(first: int) -> dict[str, Any]:
+    return {"training": {"globalBatch": {"samples": 16, "ramp": {"fromSamples": first}}}}
+
+
+FOUR_GPUS = {"parallelism": {"gpusPerNode": 4}}
+SIXTEEN_GPUS = {"parallelism": {"gpusPerNode": 16}}
 STABLE = {"type": "WarmupStableDecay"}
 
 
@@ -38,6 +44,10 @@ STABLE = {"type": "WarmupStableDecay"}
         ({"evaluation": {"everySteps": 3}}, "set dataset.validation.fraction, such as 0.02"),
         ({"evaluation": {"keepBest": True}}, "set dataset.validation.fraction, such as 0.02"),
         ({"evaluation": {"loadBest": True}}, "set dataset.validation.fraction, such as 0.02"),
+        (ramped(5), "5 samples cannot grow to 16; use a smaller divisor of that"),
+        (ramped(16), "16 samples cannot grow to 16; use a smaller divisor of that"),
+        (ramped(2) | FOUR_GPUS, "2 cannot be shared by 1 nodes x 4 GPUs = 4 ranks; use 4, or another number of GPUs"),
+        (ramped(8) | SIXTEEN_GPUS, "8 cannot be shared by 1 nodes x 16 GPUs = 16 ranks; remove ramp, or use another"),
         (divergence(policy="Warn", rateFactor=0.1), "go with policy Treat; remove them for policy Warn"),
         (divergence(policy="Fail", remedies=["LearningRate"]), "go with policy Treat; remove them for policy Fail"),
         (divergence(remedies=[]), "stability.divergence.remedies: Tuple should have at least 1 item"),
@@ -59,6 +69,7 @@ def test_what_contradicts_itself_is_refused(spec: dict[str, Any], said: str) -> 
         {"training": {"maxSteps": 10, "schedule": {"warmupSteps": 9}}},
         {"dataset": HELD_OUT, "evaluation": {"minDelta": 0.1, "patience": 2}},
         {"dataset": {"path": "a", "validation": {"path": "b"}}, "evaluation": {"loadBest": True}},
+        ramped(8) | FOUR_GPUS,
         divergence(policy="Fail", windowSteps=8, factor=1.1),
         divergence(policy="Ignore"),
     ],

@@ -25,6 +25,7 @@ MLFLOW = {"tracking": {"mlflow": {"trackingUri": "http://mlflow:5000", "experime
 PUSHED = {"output": {"mergeAdapter": True, "push": {"repository": "me/huanhuan", "tokenSecret": SECRET}}}
 DEEPSPEED: dict[str, Any] = {"parallelism": {"strategy": "DeepSpeed", "deepspeed": {"stage": 3}}}
 FSDP = {"parallelism": {"strategy": "FSDP"}}
+RAMP = {"training": {"globalBatch": {"samples": 16, "ramp": {"fromSamples": 4}}}}
 STABLE = {"training": {"schedule": {"type": "WarmupStableDecay"}}}
 HELD_OUT = {"dataset": {"path": "rows.json", "validation": {"fraction": 0.1}}}
 TAINT: dict[str, Any] = {"key": "dedicated", "operator": "Equal", "value": "training"}
@@ -92,6 +93,9 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "training.epochs": ({}, 1),
     "training.maxSteps": ({}, 7),
     "training.globalBatch.samples": ({}, 32),
+    "training.globalBatch.ramp.fromSamples": (RAMP, 8),
+    "training.globalBatch.ramp.share": (RAMP, 0.5),
+    "training.globalBatch.ramp.scaleRate": (RAMP, False),
     "training.learningRate": ({}, 1e-4),
     "training.schedule.type": ({}, "Linear"),
     "training.schedule.warmupRatio": ({}, 0.1),

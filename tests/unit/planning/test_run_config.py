@@ -9,6 +9,7 @@ from finetune_contract import (
     BadRowPolicy,
     BadRows,
     BatchConfig,
+    BatchRamp,
     ConstantSchedule,
     CosineSchedule,
     DataSource,
@@ -131,6 +132,14 @@ def test_a_warm_up_in_steps_goes_with_every_schedule() -> None:
     for kind in ("Cosine", "Linear", "Constant"):
         schedule = attempt(run(training={"schedule": {"type": kind, "warmupSteps": 3}})).schedule
         assert (schedule.warmup_steps, schedule.warmup_ratio) == (3, 0.0)
+
+
+def test_a_growing_batch_arrives_whole() -> None:
+    ramp = {"fromSamples": 8, "share": 0.5, "scaleRate": False}
+    config = attempt(run(training={"globalBatch": {"samples": 32, "ramp": ramp}}, parallelism={"gpusPerNode": 4}))
+    assert config.batch.ramp == BatchRamp(from_sequences=8, share=0.5, scale_rate=False)
+    assert config.batch.sizes == (8, 16, 32)
+    assert (config.batch.micro_sequences, config.batch.accumulation_steps) == (1, 8)
 
 
 def test_what_is_decided_by_held_out_rows_arrives() -> None:
