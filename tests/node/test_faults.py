@@ -109,7 +109,7 @@ def test_deletion_takes_every_owned_object_along(kit: Kit) -> None:
     for name in ("kept", "gone"):
         kit.wait(name, lambda status: bool(status.get("attempts")), "an attempt")
         kit.cluster.kubectl("-n", TEAM, "delete", "qwen3finetune", name, "--wait=false")
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 300
     while left := _owned(kit, "kept") + _owned(kit, "gone"):
         assert time.monotonic() < deadline, left
         time.sleep(1)

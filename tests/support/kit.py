@@ -35,7 +35,10 @@ class Kit:
 
     def put_inputs(self, folder: Path) -> None:
         """Copy a folder's content onto the inputs volume."""
-        shutil.copytree(folder, self.volume(INPUTS), dirs_exist_ok=True)
+        volume = self.volume(INPUTS)
+        mode = volume.stat().st_mode
+        shutil.copytree(folder, volume, dirs_exist_ok=True)
+        volume.chmod(mode)  # not that of `folder`, which nobody but root may enter
 
     def volume(self, claim: str) -> Path:
         """Where a bound claim's files lie on this machine."""
