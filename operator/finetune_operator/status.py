@@ -320,6 +320,14 @@ class ProgressStatus(StatusModel):
     """Text, since a resource holds no float that every client prints alike."""
     validation_loss: Line | None = None
     """Of the newest evaluation."""
+    best_validation_loss: Line | None = None
+    """The lowest so far."""
+    best_step: int | None = None
+    """The step after which it was found."""
+    skipped_steps: int = 0
+    """Steps of the whole run that changed nothing, since loss or gradient norm was not finite."""
+    interventions: Annotated[tuple[Line, ...], Field(max_length=8)] = ()
+    """What was done about such steps and about a diverging loss, as stability says; the newest ones, oldest first."""
     learning_rate: Line | None = None
     """Of the last step."""
     tokens_per_second: int | None = None
@@ -484,7 +492,11 @@ class Status(StatusModel):
     final_loss: Line | None = None
     """Of the last step."""
     validation_loss: Line | None = None
-    """Of the last evaluation."""
+    """Of the weights that the artifacts hold."""
+    artifacts_step: int | None = None
+    """The step whose weights the artifacts hold: with evaluation.loadBest the best one's."""
+    stopped_early: bool = False
+    """Whether the validation loss ended the run before its last step, as evaluation.patience says."""
     artifacts: Annotated[tuple[ArtifactStatus, ...], Field(max_length=4)] = ()
     """What the run left behind."""
     push: PushStatus | None = None

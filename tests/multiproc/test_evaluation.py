@@ -36,7 +36,7 @@ def forty_steps(output: Path, model: Path, tokens: Path, **changes: Any) -> RunC
         **{
             "batch": (2, 1, 2), "epochs": 8, "method": LORA | {"rank": 16, "alpha": 32},
             "optimizer": {"peak_learning_rate": 2e-2}, "schedule": {"type": "Constant", "warmup_ratio": 0.1},
-            "checkpoint": {"every_steps": 5, "keep": 1}, "evaluation": EVALUATION,
+            "checkpoint": {"every_steps": 5, "keep": 1}, "evaluation": EVALUATION, "stability": {"divergence": None},
         } | changes,
     )  # fmt: skip
 
@@ -131,6 +131,7 @@ def test_what_is_exported_is_the_best_and_not_the_last(
     result, state = told[name].outcome.result, told[name].position.evaluation
     assert result is not None
     assert (result.artifacts_step, result.validation_loss) == (BEST, state.best_loss)
+    assert (result.best_step, result.best_validation_loss) == (BEST, state.best_loss)
 
 
 def adapter_in(output: Path, step: int) -> dict[str, torch.Tensor]:

@@ -151,6 +151,13 @@ class TrainingResult(ContractModel):
     steps: int
     final_loss: float
     validation_loss: float | None = None
+    """Of the weights that the artifacts hold."""
+    best_validation_loss: float | None = None
+    """The lowest of all looks at the held-out rows."""
+    best_step: int | None = None
+    """After which it was found."""
+    skipped_steps: int = 0
+    """Steps that changed nothing, since loss or gradient norm was not finite."""
     trained_tokens: int
     """Real tokens that went through the model, all attempts together."""
     stopped_early: bool = False

@@ -229,6 +229,8 @@ def done(run: Run, exported: checkpoint.Checkpoint, artifacts: tuple[Artifact, .
     result = TrainingResult(
         steps=position.step, final_loss=position.loss,
         validation_loss=evaluation.best_loss if exports_best else evaluation.loss,
+        best_validation_loss=evaluation.best_loss, best_step=evaluation.best_step,
+        skipped_steps=position.stability.skipped_steps,
         trained_tokens=position.tokens, stopped_early=position.step < run.total_steps,
         artifacts_step=exported.state.step, artifacts=artifacts,
     )  # fmt: skip

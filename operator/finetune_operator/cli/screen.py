@@ -19,7 +19,8 @@ def figures(progress: ProgressStatus) -> str:
     """`loss 2.1034  1,234 tokens/s  ETA 12m  53.9Gi`, as far as known."""
     parts = [
         f"loss {progress.loss}" if progress.loss else None,
-        f"validation {progress.validation_loss}" if progress.validation_loss else None,
+        _validation(progress),
+        f"{progress.skipped_steps} skipped" if progress.skipped_steps else None,
         f"{progress.tokens_per_second:,} tokens/s" if progress.tokens_per_second else None,
         f"ETA {progress.eta}" if progress.eta else None,
         progress.peak_memory,
@@ -27,6 +28,14 @@ def figures(progress: ProgressStatus) -> str:
         *(f"! {alarm.indicator} {alarm.value}" for alarm in progress.alarms),
     ]
     return "  ".join(part for part in parts if part)
+
+
+def _validation(progress: ProgressStatus) -> str | None:
+    if progress.validation_loss is None:
+        return None
+    is_best = progress.best_step is None or progress.best_validation_loss == progress.validation_loss
+    best = "" if is_best else f" (best {progress.best_validation_loss} at step {progress.best_step})"
+    return f"validation {progress.validation_loss}{best}"
 
 
 class LiveScreen:

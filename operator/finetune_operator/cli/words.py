@@ -91,8 +91,25 @@ def _success(status: Status) -> Iterator[str]:
     steps = status.progress.step if status.progress else None
     validation = f", validation loss {status.validation_loss}" if status.validation_loss else ""
     yield f"done: {steps} steps, final loss {status.final_loss}{validation}"
+    yield from _course(status)
     yield from _results(status)
     yield from _how_to_use(status.artifacts[-1])
+
+
+def _course(status: Status) -> Iterator[str]:
+    """What was not as usual about the training."""
+    progress = status.progress
+    if progress is None:
+        return
+    if status.stopped_early:
+        best = f"{progress.best_validation_loss} at step {progress.best_step}"
+        yield f"ended early: the validation loss was lowest, {best}"
+    if status.artifacts_step not in (None, progress.step):
+        yield f"made from the weights of step {status.artifacts_step}"
+    if progress.skipped_steps:
+        yield f"steps that changed nothing, since loss or gradient norm was not finite: {progress.skipped_steps}"
+    for note in progress.interventions:
+        yield f"intervened: {note}"
 
 
 def _results(status: Status) -> Iterator[str]:

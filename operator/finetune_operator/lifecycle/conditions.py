@@ -235,4 +235,5 @@ def _succeeded(status: Status, view: View) -> Truth:
         return Truth(UNKNOWN, "InProgress", "the run has not ended")
     if view.run.spec.mode is Mode.PLAN:
         return Truth(TRUE, "PlanReady", "data and plan are ready; mode Plan takes no GPU")
-    return Truth(TRUE, "Completed", f"final loss {status.final_loss}")
+    early = "; ended early, since the validation loss no longer fell" if status.stopped_early else ""
+    return Truth(TRUE, "Completed", f"final loss {status.final_loss}{early}")

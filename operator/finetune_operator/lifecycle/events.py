@@ -9,7 +9,7 @@ from finetune_operator.status import AlarmStatus, AttemptStatus, ConditionStatus
 
 def events_between(old: Status, new: Status) -> tuple[Event, ...]:
     """What has happened from `old` to `new`, in the order in which things happen."""
-    tellers = (_plan, _preparation, _attempts, _alarms, _push, _suspension, _end)
+    tellers = (_plan, _preparation, _interventions, _attempts, _alarms, _push, _suspension, _end)
     return tuple(event for teller in tellers for event in teller(old, new))
 
 
@@ -30,6 +30,14 @@ def _preparation(old: Status, new: Status) -> Iterator[Event]:
         if failure.started_at not in known and failure.decision != Verdict.GIVE_UP:
             message = f"it is tried again after {failure.cause}: {failure.message}"
             yield Event(reason="PreparationFailed", message=message, is_warning=True)
+
+
+def _interventions(old: Status, new: Status) -> Iterator[Event]:
+    """What the trainer did about steps that were no numbers and about a diverging loss, once each."""
+    known = () if old.progress is None else old.progress.interventions
+    for note in () if new.progress is None else new.progress.interventions:
+        if note not in known:
+            yield Event(reason="Intervened", message=note, is_warning=True)
 
 
 def _attempts(old: Status, new: Status) -> Iterator[Event]:

@@ -5,6 +5,7 @@ from finetune_contract import (
     CheckpointReport,
     Indicator,
     Indicators,
+    Outcome,
     Progress,
     Stage,
     TrackerReport,
@@ -40,7 +41,7 @@ def with_last_words(status: Status, attempt: Attempt) -> Status:
     A last step is often later than the last progress: the end comes between two polls.
     """
     for outcome in (worker.outcome for worker in attempt.workers if worker.outcome is not None):
-        status = with_checkpoint(status, outcome.checkpoint)
+        status = _with_interventions(with_checkpoint(status, outcome.checkpoint), outcome)
         progress = status.progress
         if progress is None or progress.attempt != attempt.number or outcome.step is None or outcome.loss is None:
             continue
@@ -59,6 +60,14 @@ def with_checkpoint(status: Status, report: CheckpointReport | None) -> Status:
     return status.model_copy(update={"checkpoint": told})
 
 
+def _with_interventions(status: Status, outcome: Outcome) -> Status:
+    """The last one is often what an attempt ends with."""
+    if status.progress is None or not outcome.interventions:
+        return status
+    progress = status.progress.model_copy(update={"interventions": outcome.interventions})
+    return status.model_copy(update={"progress": progress})
+
+
 def at_rest(status: Status) -> Status:
     """`status` of a run in which nothing trains: what was reached stays, what tells of speed goes."""
     if status.progress is None:
@@ -73,14 +82,25 @@ def completed(status: Status, result: TrainingResult) -> Status:
     progress = at_rest(status).progress
     if progress is not None:
         reached = {"step": result.steps, "total_steps": result.steps, "percent": "100%", "stage": str(Stage.DONE)}
-        progress = progress.model_copy(update=reached | {"loss": number(result.final_loss)})
+        progress = progress.model_copy(update=reached | {"loss": number(result.final_loss)} | _best(result))
     return status.model_copy(
         update={
             "progress": progress,
             "final_loss": number(result.final_loss),
             "validation_loss": None if result.validation_loss is None else number(result.validation_loss),
+            "artifacts_step": result.artifacts_step,
+            "stopped_early": result.stopped_early,
         }
     )
+
+
+def _best(told: Progress | TrainingResult) -> dict[str, str | int | None]:
+    best = told.best_validation_loss
+    return {
+        "best_validation_loss": None if best is None else number(best),
+        "best_step": told.best_step,
+        "skipped_steps": told.skipped_steps,
+    }
 
 
 def number(value: float) -> str:
@@ -99,6 +119,8 @@ def progress_status(progress: Progress) -> ProgressStatus:
         epoch=round(progress.epoch, 2),
         loss=None if progress.loss is None else number(progress.loss),
         validation_loss=None if progress.validation_loss is None else number(progress.validation_loss),
+        **_best(progress),
+        interventions=progress.interventions,
         learning_rate=None if progress.learning_rate is None else f"{progress.learning_rate:.3g}",
         tokens_per_second=None if progress.tokens_per_second is None else round(progress.tokens_per_second),
         step_seconds=None if progress.step_seconds is None else f"{progress.step_seconds:.2f}",

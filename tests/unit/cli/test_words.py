@@ -136,6 +136,36 @@ def running(step: int) -> Status:
     return Status(phase=Phase.RUNNING, progress=progress_status(progress(1, step, at=START)))
 
 
+def test_success_tells_what_was_not_as_usual(tmp_path: Path) -> None:
+    note = "the loss has risen from 2 to 9 by step 60: back to the weights of step 5, learning rate x 0.5"
+    last = progress(1, 90, at=START, best_validation_loss=1.5, best_step=80, skipped_steps=3, interventions=(note,))
+    status = Status(
+        phase=Phase.SUCCEEDED, progress=progress_status(last), final_loss="1.2000", validation_loss="1.5000",
+        stopped_early=True, artifacts_step=80, artifacts=(ADAPTER,),
+    )  # fmt: skip
+    assert closing_words(status, RunFolder(tmp_path)).splitlines()[:5] == [
+        "done: 90 steps, final loss 1.2000, validation loss 1.5000",
+        "ended early: the validation loss was lowest, 1.5000 at step 80",
+        "made from the weights of step 80",
+        "steps that changed nothing, since loss or gradient norm was not finite: 3",
+        f"intervened: {note}",
+    ]
+    usual = status.model_copy(
+        update={"stopped_early": False, "artifacts_step": 90, "progress": progress_status(progress(1, 90, at=START))}
+    )
+    assert closing_words(usual, RunFolder(tmp_path)).splitlines()[1].startswith("Adapter: ")
+
+
+def test_figures_tell_the_best_beside_the_newest_and_what_was_skipped() -> None:
+    held_out = {"validation_loss": 1.75, "best_validation_loss": 1.5, "best_step": 20}
+    worse, best = (
+        progress_status(progress(1, 30, at=START, **held_out | change))
+        for change in ({"skipped_steps": 2}, {"validation_loss": 1.5})
+    )
+    assert "  validation 1.7500 (best 1.5000 at step 20)  2 skipped  " in figures(worse)
+    assert "  validation 1.5000  1,000 tokens/s" in figures(best)
+
+
 def test_figures_leave_out_what_is_not_known() -> None:
     assert figures(there(running(3).progress)) == "loss 2.0000  1,000 tokens/s  ETA 1h12m"
 

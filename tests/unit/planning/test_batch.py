@@ -91,7 +91,9 @@ def test_steps_of_a_run(sequences: int, samples: int, epochs: float, max_steps: 
     assert total_steps(report(sequences=sequences), training(samples, epochs, max_steps)) == expected
 
 
-RAMPS = st.none() | st.builds(dict, fromSamples=st.just(1), share=st.floats(0.01, 1))
+RAMPS: st.SearchStrategy[dict[str, Any] | None] = st.none() | st.builds(
+    dict, fromSamples=st.just(1), share=st.floats(0.01, 1)
+)
 
 
 @given(
