@@ -43,10 +43,6 @@ LANES = (
     ),
 )
 NAMES = tuple(tier.name for lane in LANES for tier in lane)
-ENVIRONMENT = {
-    "PYTHONUNBUFFERED": "1",
-    "OMP_NUM_THREADS": "1",  # tiny models: a second thread only takes the core that another test runs on
-}
 
 
 @dataclass(frozen=True)
@@ -103,7 +99,7 @@ def timed(module: str, *arguments: str, to: IO[str] | None) -> tuple[float, int]
     start = time.monotonic()
     command = [sys.executable, "-m", module, *arguments]
     folder = TESTS if module == "harness" else TESTS.parent
-    environment = os.environ | ENVIRONMENT
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, stdout=to, stderr=to, check=False)
     return time.monotonic() - start, done.returncode
 

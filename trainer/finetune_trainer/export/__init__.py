@@ -14,6 +14,7 @@ and a model of any size is exported in the memory of its largest part.
 
 from collections.abc import Callable
 
+import finetune_trainer.lean_peft  # noqa: F401 - before any file here imports PEFT
 from finetune_contract import AdapterMethod, Artifact, RunConfig
 from finetune_trainer.distributed import World
 from finetune_trainer.export.adapter import adapter

@@ -15,6 +15,7 @@ from typing import Any, Protocol, cast
 from torch import Tensor
 from transformers import PreTrainedModel
 
+import finetune_trainer.lean_peft  # noqa: F401 - before any file here imports PEFT
 from finetune_contract import LoraMethod, Method, QloraMethod
 from finetune_trainer.model import Source, WeightFiles
 
