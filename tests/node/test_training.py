@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from support.kit import TEAM, Kit, finetune
+from harness import addresses
+from support.kit import HUB_PORT, TEAM, Kit, finetune
+from support.push_hub import OWNER, TOKEN, push_hub
 
 STRATEGIES: dict[str, dict[str, Any]] = {
     "ddp": {"strategy": "DDP"},
@@ -104,6 +106,23 @@ def test_pods_are_restricted_and_hold_no_credentials(trained: Kit) -> None:
         gpus = [container["resources"]["limits"].get("nvidia.com/gpu") for container in spec["containers"]]
         is_worker = pod["metadata"]["labels"]["finetune.qwen3.io/role"] == "worker"
         assert gpus == (["1"] if is_worker else [None])
+
+
+def test_what_a_finished_run_made_is_pushed_by_a_pod_of_its_own(trained: Kit) -> None:
+    kubectl, secret = trained.cluster.kubectl, {"name": "hub", "key": "token"}
+    kubectl("-n", TEAM, "create", "secret", "generic", secret["name"], f"--from-literal={secret['key']}={TOKEN}")
+    with push_hub(addresses.NODE, HUB_PORT) as hub:
+        trained.patch("fsdp", {"output": {"push": {"repository": f"{OWNER}/huanhuan", "tokenSecret": secret}}})
+        kubectl("-n", TEAM, "wait", "--for=condition=Pushed", "qwen3finetune/fsdp", "--timeout=120s")
+        files = hub.repositories[f"{OWNER}/huanhuan"].files("main")
+    status = trained.wait_phase("fsdp", "Succeeded")["status"]
+    adapter = trained.volume("fsdp-output") / "fsdp" / "adapter" / "adapter_model.safetensors"
+    assert files[adapter.name] == adapter.read_bytes()
+    assert status["artifacts"][0]["pushed"]["url"].startswith(f"{hub.url}/{OWNER}/huanhuan/")
+    (pod,) = trained.pods("fsdp", role="push")
+    (container,) = pod["spec"]["containers"]
+    assert "nvidia.com/gpu" not in container["resources"]["limits"]
+    assert TOKEN not in kubectl("-n", TEAM, "logs", pod["metadata"]["name"])
 
 
 def test_events_tell_the_story(trained: Kit) -> None:

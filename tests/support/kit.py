@@ -8,13 +8,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness import Cluster, project
+from harness import Cluster, addresses, project
 
 ROOT = project.ROOT
 SYSTEM = project.NAMESPACE
 TEAM = "team-a"
 INPUTS, CACHE = project.INPUTS, "model-cache"
-VALUES = {"settings.progressIntervalSeconds": "1"}
+HUB_PORT = 28081
+"""At the node's address: where pods look for Hugging Face."""
+VALUES = {
+    "settings.progressIntervalSeconds": "1",
+    "trainer.environment.HF_ENDPOINT": f"http://{addresses.NODE}:{HUB_PORT}",
+    "trainer.environment.HF_HUB_DISABLE_XET": "YES",
+}
 Run = dict[str, Any]
 
 

@@ -76,12 +76,12 @@ class PushHub:
 
 
 @contextmanager
-def push_hub() -> Iterator[PushHub]:
-    """Serve until the block ends."""
+def push_hub(address: str = "127.0.0.1", port: int = 0) -> Iterator[PushHub]:
+    """Serve until the block ends; on port 0, at one that is free."""
     hub = PushHub()
     handler = type("Handler", (_Answers,), {"hub": hub})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    hub.url = f"http://127.0.0.1:{server.server_port}"
+    server = ThreadingHTTPServer((address, port), handler)
+    hub.url = f"http://{address}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
