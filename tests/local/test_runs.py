@@ -170,7 +170,7 @@ def test_workers_outlive_a_killed_qft_and_the_next_one_adopts_them(laptop: Lapto
 
 
 def test_bad_rows_are_refused_with_their_place_and_a_mended_file_runs(laptop: Laptop) -> None:
-    rows = [{"instruction": "a", "input": "", "output": "b"}] * 20
+    rows = [{"instruction": f"a{number}", "input": "", "output": "b"} for number in range(20)]
     (laptop.folder / "rows.json").write_text(json.dumps([*rows, {"instruction": "no answer"}]))
     file = laptop.file("mended", dataset={"path": "rows.json"}, training={"maxSteps": 1})
     code, output = laptop.run(file)
