@@ -139,10 +139,10 @@ def system_failure(error: OSError, cache_dir: str) -> Failure:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return no_space(Path(cache_dir), "the token cache", None).failure
     if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-        text = (
-            f"storage.cache: {error}; mount the volume read-write, for the user that the preparation runs as, who must "
-            "also be allowed to read its inputs"
-        )
+        if error.filename is None or Path(error.filename).is_relative_to(cache_dir):
+            text = f"storage.cache: {error}; mount the volume read-write, for user {os.geteuid()}"
+        else:
+            text = f"storage.inputs: {error}; let user {os.geteuid()} read it, and enter the folders above it"
         return Failure(exit_code=ExitCode.USER_ERROR, reason="NotPermitted", message=text[:2000])
     return Failure(exit_code=ExitCode.INFRASTRUCTURE, reason="VolumeFailed", message=f"{error}"[:2000])
 

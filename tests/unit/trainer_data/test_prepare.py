@@ -172,6 +172,16 @@ def test_what_the_volume_refuses_is_told_apart(tmp_path: Path, code: int, reason
     assert (failure.reason, failure.exit_code) == (reason, exit_code)
 
 
+@pytest.mark.parametrize(
+    ("file", "field"), [("cache/tokens/x", "storage.cache"), ("inputs/rows.json", "storage.inputs")]
+)
+def test_what_may_not_be_read_or_written_is_told_by_its_volume(tmp_path: Path, file: str, field: str) -> None:
+    error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path / file))
+    message = system_failure(error, str(tmp_path / "cache")).message
+    assert message.startswith(f"{field}: [Errno 13] Permission denied: '{tmp_path / file}'; ")
+    assert f"user {os.geteuid()}" in message
+
+
 def long_rows(folder: Path) -> dict[str, Any]:
     """Rows of a hundred tokens and more, some 400 kB of tokens and notes about them."""
     return rows_file(folder, json.dumps([{"instruction": f"say {n}", "output": f"{n} " * 60} for n in range(300)]))
