@@ -1,22 +1,26 @@
 """A batch that grows: two ranks under every strategy do what one process does, and go on in the middle of it."""
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from finetune_contract import RunConfig
+from finetune_contract import CosineSchedule, RunConfig
 from finetune_trainer import recipe
 from finetune_trainer.distributed import World
+from finetune_trainer.rates import learning_rate
 from finetune_trainer.running import Position
 from multiproc.cases import config, losses
 from multiproc.parity import STRATEGIES
 from multiproc.ranks import on_ranks
 
 GROWN = ("DDP", "FSDP2", "ZeRO-2")
-STEPS = 5
-"""Of 2, 2, 2, 4 and 8 of the eighteen sequences: each size that is not the whole one has a quarter of them, and ends
-with the step in which that is over."""
+SIZES = (2, 2, 2, 4, 8)
+"""Of eighteen sequences: a size that is not the whole one has a quarter of them, and ends with the step in which
+that is over."""
+STEPS = len(SIZES)
 HALFWAY = 2
 TOLERANCE = 5e-6
 """As in test_parity: fp32 sums taken in another order, amplified by AdamW."""
@@ -57,11 +61,18 @@ def _all(world: World, runs: dict[str, RunConfig]) -> None:
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path, small_model: Path, small_tokens: Path) -> dict[int, float]:
-    """What one process makes of it."""
-    run = growing(folder / "growing-one", small_model, small_tokens, batch=(2, 4, 1))
-    on_ranks(1, _until, run, STEPS, log=folder / "growing-one")
-    return losses(folder / "growing-one")
+def alone(folder: Path, small_model: Path, small_tokens: Path) -> dict[int, dict[str, float]]:
+    """What one process tells of each step."""
+    output = folder / "growing-one"
+    on_ranks(1, _until, growing(output, small_model, small_tokens, batch=(2, 4, 1)), STEPS, log=output)
+    lines = map(json.loads, (output / "attempts/1/losses.jsonl").read_text().splitlines())
+    return {line["step"]: line for line in lines}
+
+
+@pytest.fixture(scope="module")
+def expected(alone: dict[int, dict[str, float]]) -> dict[int, float]:
+    """What one process makes of it: the losses."""
+    return {step: line["loss"] for step, line in alone.items()}
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +94,14 @@ def test_a_growing_batch_is_the_same_however_it_is_cut(
     found = losses(outputs[strategy], 1) | losses(outputs[strategy], 2)
     assert sorted(expected) == list(range(1, STEPS + 1))
     assert found == pytest.approx(expected, rel=TOLERANCE)
+
+
+def test_a_smaller_batch_has_a_lower_rate(alone: dict[int, dict[str, float]]) -> None:
+    """By the root of its share of the whole one."""
+    schedule = CosineSchedule(warmup_ratio=0.1)
+    for step, size in enumerate(SIZES, 1):
+        whole = learning_rate(step, total_steps=STEPS, schedule=schedule, peak=1e-2)
+        assert alone[step]["learning_rate"] == pytest.approx(whole * math.sqrt(size / SIZES[-1]))
 
 
 def test_it_is_stopped_while_it_grows(outputs: dict[str, Path]) -> None:

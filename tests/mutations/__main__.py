@@ -20,6 +20,7 @@ from mutations import (
     loss,
     methods,
     operator_side,
+    options,
     push,
     stability,
     trial,
@@ -35,6 +36,7 @@ CATALOGUE: list[Mutation] = [
     *checkpoints.MUTATIONS,
     *stability.MUTATIONS,
     *export.MUTATIONS,
+    *options.MUTATIONS,
     *operator_side.MUTATIONS,
     *push.MUTATIONS,
 ]
