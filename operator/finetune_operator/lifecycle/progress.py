@@ -80,14 +80,18 @@ def at_rest(status: Status) -> Status:
 def completed(status: Status, result: TrainingResult) -> Status:
     """`status` of a run that has reached its last step with `result`."""
     progress = at_rest(status).progress
+    losses = {
+        "loss": number(result.final_loss),
+        "validation_loss": None if result.validation_loss is None else number(result.validation_loss),
+    }
     if progress is not None:
         reached = {"step": result.steps, "total_steps": result.steps, "percent": "100%", "stage": str(Stage.DONE)}
-        progress = progress.model_copy(update=reached | {"loss": number(result.final_loss)} | _best(result))
+        progress = progress.model_copy(update=reached | losses | _best(result))
     return status.model_copy(
         update={
             "progress": progress,
-            "final_loss": number(result.final_loss),
-            "validation_loss": None if result.validation_loss is None else number(result.validation_loss),
+            "final_loss": losses["loss"],
+            "validation_loss": losses["validation_loss"],
             "artifacts_step": result.artifacts_step,
             "stopped_early": result.stopped_early,
         }

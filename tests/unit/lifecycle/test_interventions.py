@@ -85,7 +85,8 @@ def test_an_end_before_the_last_step_is_told_with_the_best_one() -> None:
     status = story.cluster.status
     assert status.phase is Phase.SUCCEEDED
     assert (status.stopped_early, status.artifacts_step, status.validation_loss) == (True, 82, "1.4000")
-    assert (story.progress.best_validation_loss, story.progress.best_step) == ("1.4000", 82)
+    assert (story.progress.validation_loss, story.progress.best_validation_loss) == ("1.4000", "1.4000")
+    assert story.progress.best_step == 82
     assert (story.progress.percent, story.progress.skipped_steps) == ("100%", 5)
     (succeeded,) = (each for each in status.conditions if each.type is ConditionType.SUCCEEDED)
     assert succeeded.message == "final loss 1.2500; ended early, since the validation loss no longer fell"
