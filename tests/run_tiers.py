@@ -80,11 +80,13 @@ def run(tier: Tier, *, is_alone: bool) -> Result:
             pytest = ("pytest", "-q", "--durations=5", f"--junit-xml={report}", str(TESTS / tier.name))
             seconds, code = timed(*pytest, to=to)
         passed, failed, skipped = counts(report)
+        died = not report.exists()
         text = output.read_text(errors="replace")
     if code and not failed:
         failed = 1
     notes = [f"built in {built:.0f} s"] if built else []
     notes += [f"pytest exit {code}"] if code else []
+    notes += ["no report: pytest died"] if died else []
     result = Result(tier.name, passed, failed, skipped, seconds, ", ".join(notes))
     print(f"{text}=== {result}\n", flush=True)
     return result
@@ -99,7 +101,7 @@ def timed(module: str, *arguments: str, to: IO[str] | None) -> tuple[float, int]
     start = time.monotonic()
     command = [sys.executable, "-m", module, *arguments]
     folder = TESTS if module == "harness" else TESTS.parent
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
     done = subprocess.run(command, cwd=folder, env=environment, stdout=to, stderr=to, check=False)
     return time.monotonic() - start, done.returncode
 
