@@ -131,7 +131,7 @@ class Node:
             "cgroupDriver": "cgroupfs",
             "failCgroupV1": False,
             "failSwapOn": False,
-            "cpuCFSQuota": False,  # pods ask for a quarter of a core so that many fit, and would start four times slower
+            "cpuCFSQuota": False,  # pods ask for a quarter of a core, so that many fit, and would start at its pace
             "clusterDNS": [addresses.NODE],
             "clusterDomain": "cluster.local",
             "resolvConf": "/dev/null",
