@@ -42,9 +42,9 @@ class Kit:
     def put_inputs(self, folder: Path) -> None:
         """Copy a folder's content onto the inputs volume."""
         volume = self.volume(INPUTS)
-        mode = volume.stat().st_mode
         shutil.copytree(folder, volume, dirs_exist_ok=True)
-        volume.chmod(mode)  # not that of `folder`, which nobody but root may enter
+        for path in (volume, *volume.rglob("*")):  # pods are nobody special, and what was copied is root's own
+            path.chmod(0o755 if path.is_dir() else 0o644)
 
     def volume(self, claim: str) -> Path:
         """Where a bound claim's files lie on this machine."""
