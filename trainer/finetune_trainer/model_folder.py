@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError, safe_open
+
 from finetune_contract import ExpertFacts, FullMethod, Method, ModelFacts
 from finetune_trainer import targets
 from finetune_trainer.data.digests import file_digest
@@ -108,6 +110,13 @@ def _check_weights(folder: Path) -> None:
         pickles = sorted(file.name for file in folder.iterdir() if file.suffix in (".bin", ".pt", ".pth"))
         seen = f"; {', '.join(pickles[:3])} is a pickle, which is never loaded: convert it" if pickles else ""
         raise _incomplete(folder, f"no *.safetensors{seen}")
+    for file in sorted(folder.glob("*.safetensors")):
+        with file.open("rb"):  # safe_open calls a file that may not be read a missing one
+            pass
+        try:
+            safe_open(file, framework="np")
+        except SafetensorError as error:
+            raise _incomplete(folder, f"a broken {file.name} ({error}), to be copied or downloaded anew") from error
 
 
 def _read_json(file: Path) -> dict[str, Any]:

@@ -95,9 +95,15 @@ def a_shard_is_missing(model: Path) -> None:
     (model / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
+def cut_off(model: Path) -> None:
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1])
+
+
 @pytest.mark.parametrize(
     ("breaks", "said"),
     [
+        (cut_off, "has a broken model.safetensors ("),
         (drop("config.json"), "has no config.json"),
         (lambda model: (model / "config.json").write_text("{"), "has config.json is broken JSON"),
         (lambda model: (model / "config.json").write_text("[]"), "has config.json holds no object"),
