@@ -26,6 +26,7 @@ os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", MASTER_ADDR="127.0.0
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
 
+import numpy as np
 import torch
 from safetensors.torch import save_file
 from transformers import Qwen3Config, Qwen3MoeConfig
@@ -34,6 +35,7 @@ from finetune_contract import ActivationCheckpointing, DdpParallelism, ExpertFac
 from finetune_operator.planning.memory import Sharing, Workload, gpu_memory
 from finetune_operator.planning.models import SHAPES
 from finetune_trainer import distributed, recipe, reporting, running
+from finetune_trainer.data.cache import open_tokens
 from finetune_trainer.distributed import World
 from finetune_trainer.model import skeleton
 from multiproc.cases import checkpoint_of, config, write_tokens
@@ -57,6 +59,8 @@ ROUTED = 3
 """How much more a mixture may differ: rounding that tips a router sends a token to another expert."""
 BATCH = (2, 2, 1)
 """Sequences of a micro-batch, micro-batches of a step, ranks."""
+GRACE_SECONDS = 600
+"""For the last checkpoint of a run that stops before its export: 20 GB of a full one take half a minute or more."""
 SEQUENCES = 4
 """One step's: every step sees the same, so that the loss of random documents falls."""
 
@@ -94,9 +98,12 @@ def main() -> None:
     shape = TINY if options.shape == "tiny" else SHAPES[options.shape]
     world = distributed.join()
     reporting.log_to_stderr(0)
-    shapes = {"dense": shape, "mixture": mixture(shape)}
-    kinds = {name: "mixture" if name.endswith("of experts") else "dense" for name in options.only}
-    models = {kind: make_model(work / kind, shapes[kind], world.device) for kind in set(kinds.values())}
+    shapes = {"dense": shape, "unrounded": shape, "mixture": mixture(shape)}
+    kinds = {name: kind_of(name) for name in options.only}
+    models = {
+        kind: make_model(work / kind, shapes[kind], world.device, is_rounded=kind != "unrounded")
+        for kind in set(kinds.values())
+    }
     tokens = write_tokens(
         work / "tokens", vocab_size=shape.vocab_size, training=SEQUENCES, validation=0, most_documents=40
     )
@@ -114,6 +121,18 @@ def main() -> None:
     sys.exit(not passed)
 
 
+def kind_of(method: str) -> str:
+    """Which of the models a method trains.
+
+    The full run gets weights that lie anywhere between two numbers of bf16. Of weights that lie on such numbers, an
+    update of 1e-5 moves few to the next one, so that the first steps in bf16 train less than those in fp32: that would
+    be measured, not the trainer.
+    """
+    if method.endswith("of experts"):
+        return "mixture"
+    return "unrounded" if method == "Full" else "dense"
+
+
 def mixture(shape: ModelFacts) -> ModelFacts:
     """Two layers with experts: those of Qwen3-30B-A3B, or few and narrow ones beside the tiny shape."""
     if shape is TINY:
@@ -122,14 +141,16 @@ def mixture(shape: ModelFacts) -> ModelFacts:
     return SHAPES["30B-A3B"].model_copy(update={"num_layers": 2})
 
 
-def make_model(folder: Path, shape: ModelFacts, device: torch.device) -> Path:
-    """A model folder without a tokenizer: random weights in bf16."""
+def make_model(folder: Path, shape: ModelFacts, device: torch.device, *, is_rounded: bool) -> Path:
+    """A model folder without a tokenizer: random weights in bf16, or in fp32."""
     folder.mkdir(parents=True)
+    dtype = torch.bfloat16 if is_rounded else torch.float32
     values: dict[str, Any] = {
         "vocab_size": shape.vocab_size, "hidden_size": shape.hidden_size, "intermediate_size": shape.intermediate_size,
         "num_hidden_layers": shape.num_layers, "num_attention_heads": shape.num_attention_heads,
         "num_key_value_heads": shape.num_key_value_heads, "head_dim": shape.head_dim,
-        "tie_word_embeddings": shape.tied_embeddings, "dtype": "bfloat16", "max_position_embeddings": 40960,
+        "tie_word_embeddings": shape.tied_embeddings, "max_position_embeddings": 40960,
+        "dtype": str(dtype).removeprefix("torch."),
     }  # fmt: skip
     if shape.experts is not None:
         values |= {
@@ -140,9 +161,9 @@ def make_model(folder: Path, shape: ModelFacts, device: torch.device) -> Path:
     shape_config.save_pretrained(folder)
     generator = torch.Generator(device).manual_seed(7)
     tensors = {
-        name: torch.ones(each.shape, dtype=torch.bfloat16)
+        name: torch.ones(each.shape, dtype=dtype)
         if each.ndim == 1
-        else (torch.randn(each.shape, generator=generator, device=device) * 0.02).bfloat16().cpu()
+        else (torch.randn(each.shape, generator=generator, device=device) * 0.02).to("cpu", dtype)
         for name, each in skeleton(shape_config).named_parameters()
     }
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -157,14 +178,14 @@ def measured(
     def run(precision: str, output: Path, attempt: int = 1) -> RunConfig:
         return config(
             output, model, tokens, method=METHODS[name], precision=precision, max_steps=steps, epochs=100, batch=BATCH,
-            attempt=attempt, checkpoint={"every_steps": steps // 2, "keep": 9},
+            attempt=attempt, checkpoint={"every_steps": steps // 2, "keep": 9}, grace_seconds=GRACE_SECONDS,
             optimizer={"peak_learning_rate": 1e-5 if name == "Full" else 1e-3, "weight_decay": 0.1},
         )  # fmt: skip
 
     main_run, reference = run("Bf16", folder / "bf16"), run("Fp32", folder / "fp32")
-    seconds, peak = train(world, main_run, steps, exports=True)
+    seconds, peak_with_export = train(world, main_run, steps, exports=True)
     shutil.rmtree(checkpoint_of(folder / "bf16", steps))
-    train(world, run("Bf16", folder / "bf16", attempt=2), steps, exports=False)
+    _, peak = train(world, run("Bf16", folder / "bf16", attempt=2), steps, exports=False)
     straight, again = (lines(folder / "bf16", attempt) for attempt in (1, 2))
     shutil.rmtree(folder / "bf16")
     train(world, reference, steps, exports=False)
@@ -184,6 +205,7 @@ def measured(
         "learns": learns,
         "seconds_with_export": round(seconds, 1),
         "peak_allocated_bytes": peak,
+        "peak_allocated_bytes_with_export": peak_with_export,
         "estimated_bytes": estimate(main_run, shape),
     }
 
@@ -215,10 +237,12 @@ def deviation(found: dict[int, dict[str, float]], expected: dict[int, dict[str, 
 
 def estimate(run: RunConfig, shape: ModelFacts) -> int:
     """What the planner says that torch's allocator will hold: no context, no fragmentation."""
-    report = json.loads((Path(run.tokens_dir) / "report.json").read_text(encoding="utf-8"))
+    split = open_tokens(run.tokens_dir).training
+    lengths = sorted(split.token_counts(np.arange(split.num_sequences)))
+    longest = lengths[-run.batch.micro_sequences :]
     workload = Workload(
-        model=shape, method=run.method, precision=run.precision, tokens_per_sequence=report["tokens"] // SEQUENCES,
-        supervised_share=report["supervised_tokens"] / report["tokens"],
+        model=shape, method=run.method, precision=run.precision, tokens_per_sequence=int(sum(longest)) // len(longest),
+        supervised_share=split.supervised_tokens / int(sum(lengths)),
     )  # fmt: skip
     sharing = Sharing(
         parallelism=DdpParallelism(), world_size=1, checkpointing=ActivationCheckpointing.NONE,
