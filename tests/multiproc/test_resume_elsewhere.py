@@ -64,6 +64,9 @@ def _differing(world: World, run: RunConfig) -> list[str]:
     taken = loaded(run, world)
     resume(taken)
     saved = trained_tensors(Path(run.output_dir), taken.position.step)
+    moments = [tensor.norm() for name, tensor in saved.items() if name.startswith("exp_avg.")]
+    moment_norm = float(taken.engine.moment_norm())  # whatever of the moment a rank holds
+    assert moment_norm == pytest.approx(float(torch.stack(moments).norm()), rel=1e-6)
     differing = [
         name
         for each in taken.engine.trained()

@@ -16,7 +16,27 @@ REFUSED = "what cannot work is refused before a GPU is asked for"
 TOLD = "every intervention is told, once"
 INTERVENTIONS = "tests/unit/lifecycle/test_interventions.py"
 
+NOISE = "the gradient's noise is the run's, not a rank's"
+
 MUTATIONS = [
+    Mutation(
+        guards=NOISE,
+        name="a rank tells the moment of its own part",
+        file=f"{TRAINER}/strategies/deepspeed.py",
+        old="        return summed_on_device(self.world, own.square()).sqrt()",
+        new="        return own",
+        tests=("tests/multiproc/test_resume_elsewhere.py", "tests/multiproc/test_noise_scale.py"),
+        shows="assert",
+    ),
+    Mutation(
+        guards=NOISE,
+        name="a clipped gradient counts as if it were whole",
+        file=f"{TRAINER}/measuring/noise_scale.py",
+        old="        clipped = norm if max_norm is None else min(norm, max_norm)",
+        new="        clipped = norm",
+        tests=("tests/unit/measuring/test_noise_scale.py",),
+        shows="assert",
+    ),
     Mutation(
         guards=HELD_OUT,
         name="the best is saved only where a checkpoint is due",

@@ -36,6 +36,9 @@ class Indicators(ContractModel):
     """Relative change of the loss from the older to the newer half of the last steps; 0 where noise explains it."""
     loss_since_start_ratio: float | None = None
     """Relative change of the loss since the run's first steps; known in the attempt that began at step 0."""
+    gradient_noise_scale_sequences: float | None = None
+    """Global batch at which the noise in a step's gradient is as large as the gradient; see noise_scale.py. Known after
+    80 steps of an attempt or so, while the noise does not hide the gradient."""
 
 
 class Indicator(StrEnum):

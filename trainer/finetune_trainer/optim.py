@@ -66,6 +66,11 @@ def moments(optimizer: torch.optim.AdamW, parameter: nn.Parameter) -> tuple[Tens
     return state["exp_avg"], state["exp_avg_sq"]
 
 
+def moment_norm(optimizer: torch.optim.AdamW) -> Tensor:
+    """Norm of the first moment over all parameters, after the first update; of all ranks' shards, if it is cut."""
+    return _whole(get_total_norm([state["exp_avg"] for state in optimizer.state.values()])).float()
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Use `rate` at the next update, times each group's own factor."""
     for group in optimizer.param_groups:

@@ -22,6 +22,7 @@ from finetune_trainer.evaluation import is_best, is_exhausted
 from finetune_trainer.measuring.flops import count
 from finetune_trainer.measuring.hardware import device_peak_flops
 from finetune_trainer.measuring.meter import Meter
+from finetune_trainer.measuring.noise_scale import NoiseScale, advice
 from finetune_trainer.measuring.readings import Machine
 from finetune_trainer.model import WeightFiles, load_config, recompute_activations, skeleton, trained_parameters
 from finetune_trainer.optim import treatments
@@ -95,7 +96,9 @@ def load(
     return Run(
         config=config, world=world, stop=stop, position=position, reporter=reporter, cache=cache,
         steps=steps, engine=engine, initial=initial, settings=settings,
-        meter=Meter(world, machine, config.parallelism),
+        meter=Meter(
+            world, machine, config.parallelism, NoiseScale(config.optimizer.beta1, config.batch.global_sequences)
+        ),
         question=Question(world), shapes=shapes,
         saver=Saver(
             Path(config.output_dir), world, checkpoint_bytes=12 * sum(map(math.prod, shapes.values())),
@@ -142,8 +145,16 @@ def train(run: Run) -> None:
         if is_exhausted(run.position.evaluation, config.evaluation):
             log.info("stopping early: no gain in %d looks at the held-out rows", config.evaluation.patience)
             break
+    tell_noise_scale(run)
     if run.position.updates == 0:
         give_up(run, GiveUp("no step had a finite loss and gradient norm", is_divergence=False))
+
+
+def tell_noise_scale(run: Run) -> None:
+    """What the gradients' noise says of the batch, for the next run."""
+    scale = run.meter.noise.scale_sequences
+    if scale is not None:
+        log.info("gradient noise scale: %s", advice(scale, run.config.batch.global_sequences))
 
 
 def catch_up(run: Run) -> None:

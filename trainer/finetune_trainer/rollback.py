@@ -73,6 +73,7 @@ def roll_back_as_owed(run: Run) -> None:
         run.folder, run.settings, run.shapes, run.world, stop=run.stop, not_after=rollback.good_step
     )
     run.engine.restore(saved or Beginning(run.initial, first_scale(run.config.precision)))
+    run.meter.noise.restart()
     position = run.position
     position.updates = 0 if saved is None else saved.updates
     position.stability = rolled_back(

@@ -46,7 +46,9 @@ class InFlight:
     """Seconds of the monotonic clock."""
     queued: float
     readback: Readback
-    """Loss, gradient norm, whether the update was applied, loss scale."""
+    """Loss, gradient norm, whether the update was applied, loss scale; now and then the norm of the first moment."""
+    max_norm: float | None
+    """What the gradients were clipped to."""
 
 
 @dataclass(slots=True, kw_only=True)

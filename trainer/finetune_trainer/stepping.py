@@ -18,6 +18,7 @@ from finetune_trainer.distributed import summed_on_device
 from finetune_trainer.experts import take_load
 from finetune_trainer.loss import poisoned, summed_loss
 from finetune_trainer.measuring.expert_load import LOAD_STEPS, load_of
+from finetune_trainer.measuring.meter import SAMPLE_STEPS
 from finetune_trainer.optim import LossScale
 from finetune_trainer.rates import learning_rate, warmup_steps
 from finetune_trainer.readback import Readback
@@ -39,8 +40,11 @@ def queue_step(run: Run, step: Step) -> InFlight:
     max_norm = tempered_norm(run.config.optimizer.max_grad_norm, run.position.stability)
     update = run.engine.step(rate, max_norm)
     run.meter.update_queued(step)
-    readback = Readback([loss, update.grad_norm, update.applied, update.loss_scale])
-    return InFlight(step=step, rate=rate, began=run.meter.began, queued=time.monotonic(), readback=readback)
+    sampled = [run.engine.moment_norm()] if step.number % SAMPLE_STEPS == 0 else []
+    readback = Readback([loss, update.grad_norm, update.applied, update.loss_scale, *sampled])
+    return InFlight(
+        step=step, rate=rate, began=run.meter.began, queued=time.monotonic(), readback=readback, max_norm=max_norm
+    )
 
 
 def accumulate(run: Run, step: Step) -> Tensor:
@@ -91,7 +95,7 @@ def settle(run: Run) -> None:
     if run.in_flight is None:
         return
     flight, run.in_flight = run.in_flight, None
-    loss, grad_norm, applied, scale = flight.readback.values()
+    loss, grad_norm, applied, scale, *moment_norm = flight.readback.values()
     result = StepResult(loss=loss, applied=bool(applied), is_overflow=_is_overflow(run, loss, bool(applied), scale))
     position, step = run.position, flight.step
     position.step = step.number
@@ -100,6 +104,8 @@ def settle(run: Run) -> None:
     if math.isfinite(loss):
         position.loss = loss
     position.stability = observed(position.stability, run.config.stability, result)
+    if result.applied and step.number >= run.steps.whole_from:
+        run.meter.update_done(grad_norm, flight.max_norm, *moment_norm)
     report(run, flight, result, grad_norm)
     if not result.applied:
         log.warning("step=%d skipped: loss=%g grad_norm=%g loss_scale=%g", step.number, loss, grad_norm, scale)

@@ -12,6 +12,7 @@ from finetune_trainer.distributed import World
 from finetune_trainer.measuring.communication import CommunicationProbe
 from finetune_trainer.measuring.flops import Flops
 from finetune_trainer.measuring.meter import SAMPLE_STEPS, Figures, Meter
+from finetune_trainer.measuring.noise_scale import NoiseScale
 from finetune_trainer.measuring.readings import Machine, Reading, Sample, indicators_of
 
 DDP: Parallelism = TypeAdapter[Parallelism](Parallelism).validate_python({"type": "DDP"})
@@ -67,8 +68,9 @@ class Bench:
         self.clock, self.gpu, self.is_idle = Clock(), gpu, True
         probe = CommunicationProbe(alone.device, first_step=10**9)
         self.meter = Meter(
-            alone, MACHINE, DDP, clock=self.clock, wall_clock=lambda: 1000 + self.clock.now, probe=probe, gpu=gpu
-        )
+            alone, MACHINE, DDP, NoiseScale(0.9, 4), clock=self.clock, wall_clock=lambda: 1000 + self.clock.now,
+            probe=probe, gpu=gpu,
+        )  # fmt: skip
 
     def _loaded(self, numbers: range) -> Iterator[Step]:
         for number in numbers:
@@ -159,7 +161,8 @@ RANKS = (
 
 def test_ranks_come_together() -> None:
     sample = Sample(seconds=10.0, tokens=50, supervised_tokens=20, ranks=RANKS)
-    found = indicators_of(sample, MACHINE, recent=-0.1, since_start=None)
+    found = indicators_of(sample, MACHINE, recent=-0.1, since_start=None, noise_scale_sequences=12.5)
+    assert found.gradient_noise_scale_sequences == 12.5
     assert found.samples_per_second == pytest.approx(0.8)
     assert found.mfu_ratio == pytest.approx((4 * 50 + 4 * 20 + 6 * 300) / (2 * 1e3 * 10))
     assert (found.data_wait_ratio, found.gpu_utilisation_ratio) == (0.4, 0.7), "of the worst rank"
@@ -175,6 +178,7 @@ def test_a_rank_that_knows_nothing_spoils_nothing() -> None:
     found = indicators_of(
         Sample(seconds=10.0, tokens=50, supervised_tokens=20, ranks=(*RANKS, silent)),
         Machine(flops=MACHINE.flops, peak_flops=None), recent=None, since_start=None,
+        noise_scale_sequences=None,
     )  # fmt: skip
     assert (found.mfu_ratio, found.hfu_ratio) == (None, None)
     assert found.gpu_utilisation_ratio == 0.7

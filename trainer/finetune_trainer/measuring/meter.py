@@ -19,6 +19,7 @@ from finetune_trainer.measuring.alarms import alarms
 from finetune_trainer.measuring.communication import CommunicationProbe, Share
 from finetune_trainer.measuring.hardware import GpuClock, gpu_clock, peak_memory_bytes
 from finetune_trainer.measuring.loss_trend import LossTrend
+from finetune_trainer.measuring.noise_scale import NoiseScale
 from finetune_trainer.measuring.readings import Machine, Reading, Sample, indicators_of
 
 WINDOW = 20
@@ -72,6 +73,7 @@ class Meter:
         world: World,
         machine: Machine,
         parallelism: Parallelism,
+        noise: NoiseScale,
         *,
         clock: Callable[[], float] = time.monotonic,
         wall_clock: Callable[[], float] = time.time,
@@ -79,6 +81,7 @@ class Meter:
         gpu: GpuClock | None = None,
     ) -> None:
         self._world, self._machine, self._parallelism = world, machine, parallelism
+        self.noise = noise
         self._clock, self._wall_clock = clock, wall_clock
         self.began = clock()
         """When the wait for the newest step began; seconds of `clock`."""
@@ -118,6 +121,12 @@ class Meter:
         """The update of `step` is on its way to the device."""
         self._share = self._probe.step_done(len(step.micro_batches)) or self._share
 
+    def update_done(self, grad_norm: float, max_norm: float | None, moment_norm: float | None = None) -> None:
+        """Note an update by a gradient of `grad_norm` before clipping, and the first moment after it, if asked for."""
+        self.noise.add(grad_norm, max_norm)
+        if moment_norm is not None:
+            self.noise.sample(moment_norm)
+
     def step_done(self, step: Step, loss: float, seconds: float) -> Figures:
         """The device has done `step` in so many seconds, the wait for its data included; called by all ranks."""
         self._steps += 1
@@ -140,8 +149,9 @@ class Meter:
             ranks=tuple(Reading.of(row) for row in gathered(self._world, self._reading(counts).row())),
         )
         indicators = indicators_of(
-            sample, self._machine, recent=self._trend.recent, since_start=self._trend.since_start
-        )
+            sample, self._machine, recent=self._trend.recent, since_start=self._trend.since_start,
+            noise_scale_sequences=self.noise.scale_sequences,
+        )  # fmt: skip
         raised: tuple[Alarm, ...] = ()
         if self._figures is not None and self._steps > SAMPLE_STEPS:  # the first steps compile and warm up
             raised = alarms(indicators, self._figures.alarms, self._parallelism, now=self._wall_clock())

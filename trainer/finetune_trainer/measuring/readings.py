@@ -58,8 +58,15 @@ class Machine:
     """Of one device; None: not known."""
 
 
-def indicators_of(sample: Sample, machine: Machine, *, recent: float | None, since_start: float | None) -> Indicators:
-    """The indicators of a sample, and of the loss as `loss_trend` gives it."""
+def indicators_of(
+    sample: Sample,
+    machine: Machine,
+    *,
+    recent: float | None,
+    since_start: float | None,
+    noise_scale_sequences: float | None,
+) -> Indicators:
+    """The indicators of a sample, of the loss as `loss_trend` gives it, and of the gradients as `noise_scale` does."""
     ranks, seconds = sample.ranks, sample.seconds
     work = Work(
         tokens=sample.tokens,
@@ -79,6 +86,7 @@ def indicators_of(sample: Sample, machine: Machine, *, recent: float | None, sin
         communication_total_ratio=_mean(_known(each.communication_total for each in ranks)),
         loss_trend_ratio=recent,
         loss_since_start_ratio=since_start,
+        gradient_noise_scale_sequences=noise_scale_sequences,
     )
 
 

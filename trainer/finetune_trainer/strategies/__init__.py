@@ -69,6 +69,9 @@ class Engine(Protocol):
     def step(self, rate: float, max_norm: float | None) -> Update:
         """Clip the gradients to `max_norm` and apply them; change nothing when their norm is not finite."""
 
+    def moment_norm(self) -> Tensor:
+        """Norm of AdamW's first moment over all trained parameters, on the device; the same on every rank."""
+
     def trained(self) -> Iterator[Trained]:
         """The trained parameters with their optimizer state, one at a time."""
 

@@ -21,7 +21,7 @@ from finetune_trainer.model import (
     set_dtypes,
     trained_parameters,
 )
-from finetune_trainer.optim import LossScale, Treatment, Update, adamw, apply_update, moments
+from finetune_trainer.optim import LossScale, Treatment, Update, adamw, apply_update, moment_norm, moments
 from finetune_trainer.strategies import SavedState, Trained
 
 
@@ -85,6 +85,10 @@ class DdpEngine:
     def step(self, rate: float, max_norm: float | None) -> Update:
         """Every rank does the same update."""
         return apply_update(self.optimizer, self.loss_scale, rate=rate, max_norm=max_norm)
+
+    def moment_norm(self) -> Tensor:
+        """Every rank has all of it."""
+        return moment_norm(self.optimizer)
 
     def trained(self) -> Iterator[Trained]:
         """They are whole on every rank."""

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 from transformers import PreTrainedModel
 
 from finetune_contract import DeepSpeedParallelism, OffloadDevice, Precision, RunConfig
 from finetune_trainer import experts
-from finetune_trainer.distributed import World
+from finetune_trainer.distributed import World, summed_on_device
 from finetune_trainer.failures import UserError
 from finetune_trainer.model import (
     ALL_ROWS,
@@ -191,6 +192,11 @@ class DeepSpeedEngine:
         self.loss_scale.updated(applied)
         # the engine says infinity for NaN as well
         return Update(torch.tensor(float(self.module.get_global_grad_norm())), applied, used)
+
+    def moment_norm(self) -> Tensor:
+        """Every rank adds its own part."""
+        own = get_total_norm([state["exp_avg"] for state in self._states()]).to(self.world.device)
+        return summed_on_device(self.world, own.square()).sqrt()
 
     def trained(self) -> Iterator[Trained]:
         """Gathered one at a time."""
