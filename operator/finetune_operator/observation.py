@@ -63,8 +63,8 @@ class Attempt:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Preparation:
-    """The CPU-only preparation."""
+class CpuWork:
+    """Work of a single pod without a GPU, or of a process that stands for one."""
 
     state: WorkerState
     created_at: float
@@ -72,15 +72,22 @@ class Preparation:
     is_being_deleted: bool = False
     waiting_reason: str | None = None
     waiting_message: str | None = None
+    """Why its container has not started, or why there is no pod."""
     exit_code: int | None = None
     reason: str | None = None
     message: str | None = None
     disruption: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preparation(CpuWork):
+    """The CPU-only preparation."""
+
     outcome: PrepareOutcome | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Push:
+class Push(CpuWork):
     """A push of a finished run's artifacts."""
 
     number: int
@@ -88,16 +95,6 @@ class Push:
     """What it was told to push and where, see `planning.push_target`."""
     request: str
     """Key of all that it was told, see `planning.push_request`."""
-    state: WorkerState
-    created_at: float
-    """Unix seconds."""
-    is_being_deleted: bool = False
-    waiting_reason: str | None = None
-    waiting_message: str | None = None
-    exit_code: int | None = None
-    reason: str | None = None
-    message: str | None = None
-    disruption: str | None = None
     outcome: PushOutcome | None = None
 
     @property

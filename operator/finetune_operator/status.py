@@ -112,6 +112,8 @@ class BatchStageStatus(StatusModel):
 class PlanStatus(StatusModel):
     """What was worked out, before a GPU was asked for."""
 
+    model: Line | None = None
+    """What the run starts from: `Qwen/Qwen3-8B`, `models/qwen3 (volume)`; absent: the plan is of an earlier release."""
     strategy: Line
     """`DDP`, `FSDP`, `DeepSpeed ZeRO-3, optimizer and parameters on CPU`."""
     nodes: int

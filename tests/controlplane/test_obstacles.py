@@ -53,6 +53,14 @@ def test_an_exceeded_quota_is_told(control: Control, operator: OperatorProcess, 
     assert "exceeded quota" in _wait_reason(control, namespace, name, "Running", "QuotaExceeded")
 
 
+def test_a_quota_that_forbids_even_the_preparation_is_told(
+    control: Control, operator: OperatorProcess, namespace: str
+) -> None:
+    control.make(QUOTAS, namespace, {"metadata": {"name": "none"}, "spec": {"hard": {"pods": "0"}}})
+    name = stories.make_run(control, namespace)
+    assert "exceeded quota" in _wait_reason(control, namespace, name, "Prepared", "QuotaExceeded")
+
+
 def test_bad_data_is_refused_before_a_gpu_is_asked_for(
     control: Control, operator: OperatorProcess, namespace: str
 ) -> None:

@@ -22,7 +22,7 @@ _COLUMNS = (
     ("Age", "date", ".metadata.creationTimestamp", "Since the run was created."),
 )
 _WIDE_COLUMNS = (
-    ("Model", "string", ".spec.model.id", "Repository that the model comes from."),
+    ("Model", "string", ".status.plan.model", "What the run starts from."),
     ("Method", "string", ".spec.method.type", "What is trained."),
     ("Strategy", "string", ".status.plan.strategy", "How the GPUs share the work."),
     ("Tok/s", "integer", ".status.progress.tokensPerSecond", "Real tokens a second, over all GPUs."),

@@ -90,7 +90,7 @@ def _with_plan(status: Status, view: View) -> Status:
     plan = view.plan()
     if isinstance(plan, PlanError):
         return given_up(status.model_copy(update={"plan": None}), plan.reason, str(plan), view)
-    return status.model_copy(update={"plan": plan_status(plan)})
+    return status.model_copy(update={"plan": plan_status(plan, view.run.spec.model)})
 
 
 def _with_deadline(status: Status, view: View) -> Status:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_operator.lifecycle.decision import View
-from finetune_operator.observation import Attempt, Preparation, Push, Worker, WorkerState
+from finetune_operator.observation import Attempt, CpuWork, Preparation, Push, Worker, WorkerState
 from finetune_operator.planning import input_secrets
 from finetune_operator.resource import Qwen3FineTune, SecretKeyRef
 
@@ -47,7 +47,7 @@ def preparation_waits_for(preparation: Preparation, view: View) -> Waiting | Non
     claims = next(_claims(view), None)
     if claims is not None:
         return claims
-    return _explained(preparation.waiting_reason, preparation.waiting_message, view.run, _secrets(view.run))
+    return _work_waits_for(preparation, view.run, _secrets(view.run))
 
 
 def push_waits_for(push: Push, view: View) -> Waiting | None:
@@ -56,7 +56,13 @@ def push_waits_for(push: Push, view: View) -> Waiting | None:
         return None
     wanted = view.run.spec.output.push
     secrets = [] if wanted is None else [("spec.output.push.tokenSecret", wanted.token_secret)]
-    return _explained(push.waiting_reason, push.waiting_message, view.run, secrets)
+    return _work_waits_for(push, view.run, secrets)
+
+
+def _work_waits_for(work: CpuWork, run: Qwen3FineTune, secrets: Secrets) -> Waiting | None:
+    if work.waiting_reason is None and work.waiting_message:
+        return _not_created(work.waiting_message, "PodNotCreated")
+    return _explained(work.waiting_reason, work.waiting_message, run, secrets)
 
 
 def _obstacles(attempt: Attempt, view: View) -> Iterator[Waiting]:
@@ -70,8 +76,12 @@ def _obstacles(attempt: Attempt, view: View) -> Iterator[Waiting]:
     if attempt.is_suspended_by_queue:
         yield Waiting(reason=QUEUED, message=attempt.job_message or "the queue has not admitted the run yet")
     if attempt.job_message and len(attempt.workers) < attempt.num_nodes:
-        reason = QUOTA_EXCEEDED if "quota" in attempt.job_message else "WorkersNotCreated"
-        yield Waiting(reason=reason, message=attempt.job_message)
+        yield _not_created(attempt.job_message, "WorkersNotCreated")
+
+
+def _not_created(said: str, otherwise: str) -> Waiting:
+    """What keeps the Job controller from making pods; `otherwise` is the reason if it is not a quota."""
+    return Waiting(reason=QUOTA_EXCEEDED if "quota" in said else otherwise, message=said)
 
 
 def _is_for_room(worker: Worker) -> bool:

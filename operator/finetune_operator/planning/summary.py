@@ -6,12 +6,14 @@ from finetune_operator.planning.plan import Plan
 from finetune_operator.planning.quantities import GIB, gib
 from finetune_operator.planning.strategy import parallelism_words
 from finetune_operator.planning.topology import Topology
+from finetune_operator.resource import Model
 from finetune_operator.status import BatchStageStatus, MemoryComponent, PlanStatus
 
 
-def plan_status(plan: Plan) -> PlanStatus:
-    """`plan` as it stands in the resource's status."""
+def plan_status(plan: Plan, model: Model) -> PlanStatus:
+    """`plan` of a run that starts from `model`, as it stands in the resource's status."""
     return PlanStatus(
+        model=model.id or f"{model.path} (volume)",
         strategy=parallelism_words(plan.parallelism),
         nodes=plan.nodes,
         gpus=plan.batch.world_size,

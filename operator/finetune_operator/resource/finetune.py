@@ -181,8 +181,12 @@ def _problem(item: Any) -> str:
     path = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         return f"{path}: unknown field; see `kubectl explain {PLURAL}.{_parent(path)}` for the known ones"
-    message = str(item["msg"]).removeprefix("Value error, ")
     seen = item.get("input")
+    if item["type"] in ("model_type", "model_attributes_type"):
+        return f"{path}: wants a block of fields, and it is {seen!r}; see `kubectl explain {PLURAL}.{path}` for them"
+    if item["type"] == "tuple_type":
+        return f"{path}: wants a list, and it is {seen!r}"
+    message = str(item["msg"]).removeprefix("Value error, ")
     shown = f", and it is {seen!r}" if isinstance(seen, str | int | float) and item["type"] != "value_error" else ""
     return f"{path}: {message}{shown}"
 

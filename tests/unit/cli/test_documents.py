@@ -75,6 +75,19 @@ def test_every_mistake_is_told_with_its_line(write: Write) -> None:
     assert third.startswith("13: spec.parallelism.gpusPerNode: ")
 
 
+def test_a_block_and_a_list_are_asked_for_in_plain_words(write: Write) -> None:
+    text = GOOD + "  training: {globalBatch: 16}\n  output: {push: hub}\n  parallelism: many\n"
+    told = "wants a block of fields, and it is"
+    explained = "see `kubectl explain qwen3finetunes"
+    assert sorted(problems(write(text))) == [
+        f"16: spec.training.globalBatch: {told} 16; {explained}.spec.training.globalBatch` for them",
+        f"17: spec.output.push: {told} 'hub'; {explained}.spec.output.push` for them",
+        f"18: spec.parallelism: {told} 'many'; {explained}.spec.parallelism` for them",
+    ]
+    (problem,) = problems(write(GOOD + "  method: {type: LoRA, lora: {targets: q_proj}}\n"))
+    assert problem == "16: spec.method.lora.targets: wants a list, and it is 'q_proj'"
+
+
 def test_a_missing_field_is_told_at_the_block_that_lacks_it(write: Write) -> None:
     (problem,) = problems(write(GOOD.replace("    path: rows.json", "    maxTokens: 64")))
     assert problem.startswith("11: spec.dataset: ")

@@ -75,7 +75,7 @@ def test_a_preparation_without_a_pod_waits_and_one_that_was_given_up_has_failed(
 def test_a_push_is_its_newest_job_and_that_jobs_pod() -> None:
     ended = objects.terminated(0, runs.pushed_outcome().to_message())
     pods = [objects.push_pod(1, phase="Running"), objects.push_pod(2, phase="Succeeded", container=ended)]
-    found = observe.push([objects.push_job(2), objects.push_job(1), objects.job()], [*pods, objects.pod()])
+    found = observe.push([objects.push_job(2), objects.push_job(1), objects.job()], [*pods, objects.pod()], {})
     assert found is not None
     assert (found.number, found.target, found.request) == (2, "target 2", "request-2")
     assert (found.state, found.exit_code, found.outcome) == (WorkerState.SUCCEEDED, 0, runs.pushed_outcome())
@@ -85,7 +85,7 @@ def test_a_push_that_failed_says_why() -> None:
     refused = runs.failed_push(ExitCode.USER_ERROR, "TokenRefused")
     told = objects.push_pod(phase="Failed", container=objects.terminated(64, refused.to_message()))
     killed = objects.push_pod(phase="Failed", container=objects.terminated(137, reason="OOMKilled"))
-    found, wordless = observe.push([objects.push_job()], [told]), observe.push([objects.push_job()], [killed])
+    found, wordless = observe.push([objects.push_job()], [told], {}), observe.push([objects.push_job()], [killed], {})
     assert found is not None
     assert wordless is not None
     assert (found.state, found.outcome, found.message) == (WorkerState.FAILED, refused, None)
@@ -94,14 +94,18 @@ def test_a_push_that_failed_says_why() -> None:
 
 def test_a_push_waits_for_its_pod_and_ends_with_its_job() -> None:
     waiting = {"waiting": {"reason": "CreateContainerConfigError", "message": 'secret "hub" not found'}}
-    held = observe.push([objects.push_job()], [objects.push_pod(container=waiting)])
+    held = observe.push([objects.push_job()], [objects.push_pod(container=waiting)], {})
     assert held is not None
     assert (held.is_alive, held.waiting_message) == (True, 'secret "hub" not found')
     failed = {"type": "Failed", "status": "True", "message": 'pods "x" is forbidden'}
-    given_up = observe.push([objects.push_job(status={"conditions": [failed]})], [])
+    given_up = observe.push([objects.push_job(status={"conditions": [failed]})], [], {})
     assert given_up is not None
     assert (given_up.is_alive, given_up.message) == (False, 'pods "x" is forbidden')
-    leaving = observe.push([objects.push_job(meta={"deletionTimestamp": "2026-01-01T00:00:09Z"})], [])
+    job = objects.push_job()
+    uncreated = observe.push([job], [], {job["metadata"]["uid"]: "exceeded quota: pods"})
+    assert uncreated is not None
+    assert (uncreated.state, uncreated.waiting_message) == (WorkerState.WAITING, "exceeded quota: pods")
+    leaving = observe.push([objects.push_job(meta={"deletionTimestamp": "2026-01-01T00:00:09Z"})], [], {})
     assert leaving is not None
     assert (leaving.is_alive, leaving.is_being_deleted) == (True, True)
 
@@ -109,11 +113,11 @@ def test_a_push_waits_for_its_pod_and_ends_with_its_job() -> None:
 def test_a_push_whose_marks_somebody_removed_is_one_that_was_told_something_else() -> None:
     bare = objects.push_job(1)
     del bare["metadata"]["annotations"]
-    found = observe.push([bare], [])
+    found = observe.push([bare], [], {})
     assert found is not None
     assert (found.target, found.request) == ("", "")
     bare["metadata"]["labels"]["finetune.qwen3.io/push"] = "first"
-    assert observe.push([bare], []) is None
+    assert observe.push([bare], [], {}) is None
 
 
 def test_the_pod_of_a_push_is_no_preparation_and_no_worker() -> None:
@@ -122,7 +126,7 @@ def test_the_pod_of_a_push_is_no_preparation_and_no_worker() -> None:
 
 
 def test_a_run_of_which_nothing_is_left_has_neither() -> None:
-    assert observe.push([objects.job()], [objects.pod()]) is None
+    assert observe.push([objects.job()], [objects.pod()], {}) is None
     assert observe.preparation([], [], {}) is None
     assert observe.attempts([], [], {}, {}) == ()
 

@@ -236,6 +236,10 @@ def test_what_the_preparation_waits_for_is_told() -> None:
     assert story.reason(ConditionType.PREPARED) == "VolumePending"
     story.see(preparation=waiting)
     assert story.reason(ConditionType.PREPARED) == "Unschedulable"
+    story.see(preparation=preparation(WAITING, waiting_message="pods is forbidden: exceeded quota: pods"))
+    assert story.reason(ConditionType.PREPARED) == "QuotaExceeded"
+    story.see(preparation=preparation(WAITING, waiting_message="admission webhook denied the request"))
+    assert story.reason(ConditionType.PREPARED) == "PodNotCreated"
     assert story.phase() is Phase.PREPARING
 
 

@@ -396,6 +396,14 @@ def test_a_secret_that_is_not_there_is_told_with_its_field_and_command() -> None
     assert "kubectl create secret generic hub --from-literal=write=..." in condition.message
 
 
+def test_a_pod_that_may_not_be_made_is_told() -> None:
+    story = pushing()
+    story.see(story.seen(WAITING, waiting_message="pods is forbidden: exceeded quota: pods"))
+    condition = story.condition(ConditionType.PUSHED)
+    assert (condition.status, condition.reason) == ("Unknown", "QuotaExceeded")
+    assert condition.message == "pods is forbidden: exceeded quota: pods"
+
+
 def test_a_hub_that_the_admin_forbids_is_not_pushed_to_and_what_was_made_stays() -> None:
     story = Story()
     story.settings = Settings(limits=Limits(push_hubs=("ModelScope",)))

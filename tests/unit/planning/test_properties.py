@@ -63,12 +63,13 @@ def test_more_gpu_memory_never_turns_a_fit_into_a_refusal(
 
 @given(spec=SPECS, model=MODELS, memory=MEMORY)
 def test_a_plan_fits_and_keeps_the_global_batch(spec: dict[str, Any], model: ModelFacts, memory: int) -> None:
-    made = planned(run(**spec), model, memory)
+    wanted = run(**spec)
+    made = planned(wanted, model, memory)
     if isinstance(made, Plan):
         assert total(made.memory) <= memory
         assert made.batch.global_sequences == spec["training"]["globalBatch"]["samples"]
         assert made.batch.world_size == made.nodes * made.gpus_per_node
-        assert plan_status(made).memory_bytes == total(made.memory)
+        assert plan_status(made, wanted.spec.model).memory_bytes == total(made.memory)
 
 
 @given(spec=SPECS, model=MODELS, memory=st.none() | MEMORY)

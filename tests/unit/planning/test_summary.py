@@ -1,6 +1,7 @@
 from finetune_operator.planning import make_plan, plan_status, render_plan
 from finetune_operator.planning.models import SHAPES
 from finetune_operator.planning.quantities import GIB
+from finetune_operator.resource import Model, Source
 from unit.planning.runs import report, run
 
 TWO_NODES = run(parallelism={"nodes": 2, "gpusPerNode": 4}, training={"globalBatch": {"samples": 16}})
@@ -36,11 +37,15 @@ def test_many_nodes_are_shortened() -> None:
 
 def test_the_status_says_the_same() -> None:
     made = make_plan(TWO_NODES, model=SHAPES["8B"], dataset=report(), gpu_memory_bytes=80 * GIB)
-    status = plan_status(made)
+    status = plan_status(made, TWO_NODES.spec.model)
     assert (status.strategy, status.gpus, status.micro_batch, status.accumulation_steps) == ("DDP", 8, 1, 2)
     assert (status.total_steps, status.final, status.gpu_memory_bytes) == (15, True, 80 * GIB)
     assert status.memory_bytes == sum(line.bytes for line in status.memory)
-    unchecked = plan_status(make_plan(TWO_NODES, model=None, dataset=None, gpu_memory_bytes=None))
+    unchecked = plan_status(
+        make_plan(TWO_NODES, model=None, dataset=None, gpu_memory_bytes=None),
+        Model(source=Source.VOLUME, path="models/qwen3"),
+    )
+    assert (status.model, unchecked.model) == (TWO_NODES.spec.model.id, "models/qwen3 (volume)")
     assert (unchecked.gpu_memory_bytes, unchecked.total_steps, unchecked.final) == (None, None, False)
 
 
@@ -54,4 +59,4 @@ def test_strategies_are_named_with_what_they_offload() -> None:
     }
     for words, block in blocks.items():
         made = make_plan(run(parallelism=block), model=SHAPES["8B"], dataset=None, gpu_memory_bytes=None)
-        assert plan_status(made).strategy == words
+        assert plan_status(made, TWO_NODES.spec.model).strategy == words

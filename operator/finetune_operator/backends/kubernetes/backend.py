@@ -71,7 +71,7 @@ class KubernetesBackend:
         return Observation(
             preparation=observe.preparation(jobs, live, complaints),
             attempts=observe.attempts(jobs, (*live, *departed), complaints, await self._progress.look(key, live)),
-            push=observe.push(jobs, live),
+            push=observe.push(jobs, live, complaints),
             unbound_claims=claims.unbound,
             missing_claims=claims.missing,
             output_claim=manifests.output_claim_name(run),

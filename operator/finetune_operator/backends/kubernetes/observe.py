@@ -1,7 +1,7 @@
 """Pure: Jobs and pods of a run -> preparation, attempts and push."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from finetune_contract import PrepareOutcome, Progress, PushOutcome
 from finetune_operator.backends.kubernetes import pods
@@ -13,7 +13,7 @@ from finetune_operator.names import (
     PUSH_TARGET_ANNOTATION,
     ROLE_LABEL,
 )
-from finetune_operator.observation import Attempt, Preparation, Push, WorkerState
+from finetune_operator.observation import Attempt, CpuWork, Preparation, Push, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,52 +34,27 @@ def preparation(jobs: Iterable[Object], of_pods: Iterable[Object], complaints: M
     job = next((job for job in jobs if _is_preparation(job)), None)
     newest = max((pod for pod in of_pods if _is_preparation(pod)), key=pods.created_at, default=None)
     if newest is not None:
-        return _preparation_of_pod(newest, job)
-    if job is None:
-        return None
-    return Preparation(
-        state=_state_of_job(job),
-        created_at=pods.created_at(job),
-        is_being_deleted=pods.is_terminating(job),
-        waiting_message=complaints.get(job["metadata"]["uid"]),
-        message=job_failure(job),
-    )
+        outcome = pods.parsed_outcome(PrepareOutcome, pods.termination_text(newest))
+        work = _work_of_pod(newest, job, has_told=outcome is not None)
+        return Preparation(**asdict(work), outcome=outcome)
+    return None if job is None else Preparation(**asdict(_work_of_job(job, complaints)))
 
 
-def push(jobs: Iterable[Object], of_pods: Sequence[Object]) -> Push | None:
+def push(jobs: Iterable[Object], of_pods: Iterable[Object], complaints: Mapping[str, str]) -> Push | None:
     """The newest push whose Job is there."""
     numbered = {number: job for job in jobs if (number := _push_number(job)) is not None}
     if not numbered:
         return None
     number, job = max(numbered.items())
     pod = max((pod for pod in of_pods if _push_number(pod) == number), key=pods.created_at, default=None)
+    outcome = None if pod is None else pods.parsed_outcome(PushOutcome, pods.termination_text(pod))
+    work = _work_of_job(job, complaints) if pod is None else _work_of_pod(pod, job, has_told=outcome is not None)
     told = job["metadata"].get("annotations", {})  # without them, it was told something else
-    target, request = told.get(PUSH_TARGET_ANNOTATION, ""), told.get(PUSH_REQUEST_ANNOTATION, "")
-    if pod is None:
-        return Push(
-            number=number,
-            target=target,
-            request=request,
-            state=_state_of_job(job),
-            created_at=pods.created_at(job),
-            is_being_deleted=pods.is_terminating(job),
-            message=job_failure(job),
-        )
-    outcome = pods.parsed_outcome(PushOutcome, pods.termination_text(pod))
-    waiting_reason, waiting_message = pods.waiting(pod)
     return Push(
+        **asdict(work),
         number=number,
-        target=target,
-        request=request,
-        state=pods.state(pod),
-        created_at=pods.created_at(job),
-        is_being_deleted=pods.is_terminating(pod) or pods.is_terminating(job),
-        waiting_reason=waiting_reason,
-        waiting_message=waiting_message,
-        exit_code=pods.exit_code(pod),
-        reason=pods.end_reason(pod),
-        message=None if outcome else pods.end_message(pod),
-        disruption=pods.disruption(pod),
+        target=told.get(PUSH_TARGET_ANNOTATION, ""),
+        request=told.get(PUSH_REQUEST_ANNOTATION, ""),
         outcome=outcome,
     )
 
@@ -142,10 +117,10 @@ def _attempt(
     )
 
 
-def _preparation_of_pod(pod: Object, job: Object | None) -> Preparation:
-    outcome = pods.parsed_outcome(PrepareOutcome, pods.termination_text(pod))
+def _work_of_pod(pod: Object, job: Object | None, *, has_told: bool) -> CpuWork:
+    """`has_told`: whether its own outcome says how it ended."""
     waiting_reason, waiting_message = pods.waiting(pod)
-    return Preparation(
+    return CpuWork(
         state=pods.state(pod),
         created_at=pods.created_at(job or pod),
         is_being_deleted=pods.is_terminating(pod) or job is None or pods.is_terminating(job),
@@ -153,9 +128,19 @@ def _preparation_of_pod(pod: Object, job: Object | None) -> Preparation:
         waiting_message=waiting_message,
         exit_code=pods.exit_code(pod),
         reason=pods.end_reason(pod),
-        message=None if outcome else pods.end_message(pod),
+        message=None if has_told else pods.end_message(pod),
         disruption=pods.disruption(pod),
-        outcome=outcome,
+    )
+
+
+def _work_of_job(job: Object, complaints: Mapping[str, str]) -> CpuWork:
+    """Of a Job that has no pod."""
+    return CpuWork(
+        state=_state_of_job(job),
+        created_at=pods.created_at(job),
+        is_being_deleted=pods.is_terminating(job),
+        waiting_message=complaints.get(job["metadata"]["uid"]),
+        message=job_failure(job),
     )
 
 
