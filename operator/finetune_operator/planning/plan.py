@@ -17,6 +17,7 @@ from finetune_contract import (
 )
 from finetune_operator.planning.batch import Stage, cut_batch, ramped_micro_batches, stages, total_steps
 from finetune_operator.planning.checkpoints import is_asynchronous
+from finetune_operator.planning.exports import check_export
 from finetune_operator.planning.memory import MemoryLine, Workload
 from finetune_operator.planning.memory_constants import SUPERVISED_SPREAD
 from finetune_operator.planning.models import known_model
@@ -119,6 +120,8 @@ def make_plan(
             ),
         )
     choice = _chosen(run, _demand(run, facts, dataset, topology, allowed), gpu_bytes)
+    is_checked = gpu_bytes is not None  # else the strategy is the first allowed one, fit or not
+    check_export(run, trained_method(run), facts, host_bytes=choice.host_bytes if is_checked else 0)
     batch = cut_batch(wanted, topology, choice.sharing.micro_sequences)
     return Plan(
         **common,
