@@ -10,6 +10,16 @@ import pytest
 from harness import Cluster
 from support.kit import ROOT, Kit
 
+SEEN = pytest.StashKey[dict[str, list[str]]]()
+"""What `kubectl get` said of each run, whenever it said something else."""
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """The course of every run, as a user saw it."""
+    for name, lines in config.stash.get(SEEN, {}).items():
+        terminalreporter.section(f"kubectl get qwen3finetune {name}")
+        terminalreporter.write_line("\n".join(lines))
+
 
 @pytest.fixture(scope="session")
 def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -21,12 +31,11 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def kit(inputs: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kit]:
+def kit(inputs: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config) -> Iterator[Kit]:
     """The kit, installed; the log of what the API server was asked is in `kit.cluster.audit`."""
     with Cluster("node-tests", gpus=8) as cluster:
         kit = Kit(cluster)
         kit.install()
         kit.put_inputs(inputs)
+        pytestconfig.stash[SEEN] = kit.seen
         yield kit
-        for name, lines in kit.seen.items():
-            print(f"\n{name}:\n" + "\n".join(lines))

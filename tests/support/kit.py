@@ -61,9 +61,9 @@ class Kit:
 
     def get(self, name: str) -> Run:
         """The run as the API server has it; its table line is remembered if it is new."""
-        line = self.cluster.kubectl("-n", TEAM, "get", "qwen3finetunes", name).strip().splitlines()[-1]
-        lines = self.seen.setdefault(name, [])
-        if not lines or lines[-1].rsplit(maxsplit=1)[0] != line.rsplit(maxsplit=1)[0]:  # the age alone is no news
+        head, line = self.cluster.kubectl("-n", TEAM, "get", "qwen3finetunes", name).strip().splitlines()
+        lines = self.seen.setdefault(name, [head])
+        if lines[-1].rsplit(maxsplit=1)[0] != line.rsplit(maxsplit=1)[0]:  # the age alone is no news
             lines.append(line)
         found: Run = self.cluster.kubectl.json("-n", TEAM, "get", "qwen3finetune", name)
         return found
