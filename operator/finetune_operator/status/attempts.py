@@ -1,0 +1,51 @@
+"""The record of every attempt, and why a run failed."""
+
+from typing import Annotated
+
+from pydantic import StringConstraints
+
+from finetune_operator.status.base import Line, Message, StatusModel, Timestamp
+
+
+class FailureStatus(StatusModel):
+    """Why the run has failed for good: written once, with `completion_time`."""
+
+    reason: Annotated[str, StringConstraints(max_length=64)]
+    """CamelCase, as in the condition."""
+    message: Message
+    """What went wrong, and what to do about it."""
+    observed_generation: int
+    """If nothing had been started, a later generation is planned afresh."""
+
+
+class AttemptStatus(StatusModel):
+    """Record of one attempt; `cause` and `decision` are there once it has ended."""
+
+    number: int
+    """From 1 on."""
+    started_at: Timestamp
+    """When its workers were made."""
+    running_since: Timestamp | None = None
+    """When every worker was first seen running."""
+    ended_at: Timestamp | None = None
+    """When it was first seen to end, or was told to; its workers may live on until `decision` is there."""
+    resumed_from_step: int | None = None
+    """Step of the checkpoint that it began with; absent: it began at the base model."""
+    last_step: int | None = None
+    """The last step it is known to have done."""
+    cause: Line | None = None
+    """A value of `failures.Cause`."""
+    reason: Line | None = None
+    """The trainer's own word, where it had one: `BadRows`."""
+    message: Annotated[str, StringConstraints(max_length=1024)] | None = None
+    """What went wrong, in words."""
+    decision: Line | None = None
+    """A value of `failures.Verdict`."""
+    exit_code: int | None = None
+    """Of the rank that failed first."""
+    rank: int | None = None
+    """That failed first."""
+    node: Line | None = None
+    """Of that rank."""
+    steps_lost: int | None = None
+    """Steps done after the newest checkpoint, which have to be done again."""
