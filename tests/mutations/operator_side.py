@@ -26,7 +26,7 @@ MUTATIONS = [
         old="    if not may_start or not all(is_over(attempt) for attempt in observed):\n",
         new="    if not may_start:\n",
         tests=(
-            f"{UNIT}/lifecycle/test_decisions.py::test_the_next_attempt_waits_until_no_worker_of_the_last_is_left",
+            f"{UNIT}/lifecycle/test_ends.py::test_the_next_attempt_waits_until_no_worker_of_the_last_is_left",
             f"{UNIT}/lifecycle/test_properties.py",
         ),
         shows="",
@@ -37,7 +37,7 @@ MUTATIONS = [
         file=f"{OPERATOR}/lifecycle/attempts.py",
         old="_ALIVE = frozenset({WorkerState.WAITING, WorkerState.RUNNING})",
         new="_ALIVE = frozenset({WorkerState.RUNNING})",
-        tests=(f"{UNIT}/lifecycle/test_decisions.py", f"{UNIT}/lifecycle/test_properties.py"),
+        tests=(f"{UNIT}/lifecycle/test_ends.py", f"{UNIT}/lifecycle/test_properties.py"),
         shows="",
     ),
     Mutation(
