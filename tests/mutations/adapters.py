@@ -164,13 +164,4 @@ MUTATIONS = [
         tests=("tests/multiproc/test_parity_table.py::test_a_step_is_that_of_one_process[FSDP2-LoRA-2x2-unpacked]",),
         shows="assert",
     ),
-    Mutation(
-        guards="a mixture under ZeRO-3 fetches its experts together",
-        name="each expert's weight is fetched when it is asked for",
-        file=f"{ENGINES}/deepspeed.py",
-        old="        set_z3_leaf_module(module, True)\n",
-        new="        set_z3_leaf_module(module, False)\n",
-        tests=("tests/multiproc/test_methods.py::test_every_strategy_does_what_one_process_does[ZeRO-3-experts]",),
-        shows="",
-    ),
 ]
