@@ -60,10 +60,14 @@ def control(control_plane: ControlPlane, operator_account: str) -> Iterator[Cont
 
 @pytest.fixture(scope="session")
 def shared_operator(
-    control: Control, operator_kubeconfig: Path, tmp_path_factory: pytest.TempPathFactory
+    request: pytest.FixtureRequest,
+    control: Control,
+    operator_kubeconfig: Path,
+    tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[tuple[OperatorProcess, list[str]]]:
-    """One operator for most tests, and the namespaces that it looks after: a process takes seconds to start."""
-    namespaces = [control.namespace() for _ in range(20)]
+    """One operator for most tests, and a namespace for each of them: a process takes seconds to start."""
+    tests = [item for item in request.session.items if "namespace" in getattr(item, "fixturenames", ())]
+    namespaces = [control.namespace() for _ in tests]
     with OperatorProcess(tmp_path_factory.mktemp("operator"), operator_kubeconfig, namespaces) as process:
         yield process, namespaces
         assert process.terminate() == 0, process.log()

@@ -416,6 +416,7 @@ def test_status_is_written_by_its_own_subresource_alone(kubectl: Kubectl) -> Non
 STATUS = {
     "phase": "Running",
     "plan": {
+        "model": "Qwen/Qwen3-8B",
         "strategy": "FSDP",
         "nodes": 2,
         "gpus": 8,

@@ -78,6 +78,12 @@ class OperatorProcess:
         except (urllib.error.URLError, OSError):
             return False
 
+    @property
+    def process_id(self) -> int:
+        """As the kernel knows it."""
+        assert self._process is not None
+        return self._process.pid
+
     def is_alive(self) -> bool:
         """Whether the process runs."""
         return self._process is not None and self._process.poll() is None
