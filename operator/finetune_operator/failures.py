@@ -50,6 +50,8 @@ class Verdict(StrEnum):
     """A new attempt, counted against recovery.maxRestarts."""
     RETRY_UNCOUNTED = "RetryUncounted"
     """A new attempt that costs nothing: the run was not at fault."""
+    REMEDY = "Remedy"
+    """A new attempt that takes less memory or is given more; not counted: there are only so many remedies."""
     SUSPEND = "Suspend"
     """A new attempt when spec.suspend is false again; not counted."""
     GIVE_UP = "GiveUp"
@@ -100,13 +102,13 @@ _CERTAIN = frozenset({Cause.DONE, Cause.USER_ERROR, Cause.OUT_OF_MEMORY, Cause.N
 _SIGKILL_EXIT, _SIGTERM_EXIT = 128 + 9, 128 + 15
 
 _ADVICE = {
-    Cause.OUT_OF_MEMORY: "lower parallelism.microBatch or dataset.maxTokens, set parallelism.activationCheckpointing: "
-    "Full, shard (strategy FSDP, or DeepSpeed stage 3 with offload), or ask for more GPUs; "
-    "training.globalBatch keeps its meaning throughout",
-    Cause.HOST_OUT_OF_MEMORY: "raise resources.memoryPerGpu, or offload less to the CPU",
     Cause.NOT_A_NUMBER: "lower training.learningRate, lengthen training.schedule.warmupRatio, keep "
     "training.maxGradNorm at 1.0, and prefer precision Bf16 to Fp16; then look at the rows of that step",
 }
+"""What a run that ran out of memory is told depends on what has been tried; see `lifecycle.recovery`."""
+
+_POINTS_NOWHERE = frozenset({PEER_LOST, "Rendezvous"})
+"""Reasons of failures that tell of other workers: the node of the one that says so is not at fault."""
 
 
 def classify(attempt: Attempt) -> Ending:
@@ -156,8 +158,14 @@ def _classify_single(ended: Preparation | Push, who: str) -> Ending:
     return _ending(cause, f"{who} ended with exit code {ended.exit_code} and left no report", exit_code=ended.exit_code)
 
 
-def decide(ending: Ending, budget: Budget) -> Verdict:
-    """What to do after `ending`."""
+def suspect_node(ending: Ending) -> str | None:
+    """The node that `ending` points at; None: it points at none."""
+    is_of_a_node = ending.cause in (Cause.INFRASTRUCTURE, Cause.HANG) and ending.reason not in _POINTS_NOWHERE
+    return ending.node if is_of_a_node else None
+
+
+def decide(ending: Ending, budget: Budget, *, has_remedy: bool = False) -> Verdict:
+    """What to do after `ending`; `has_remedy`: something can be done about memory that did not suffice."""
     match ending.cause:
         case Cause.DONE:
             return Verdict.FINISH
@@ -167,6 +175,8 @@ def decide(ending: Ending, budget: Budget) -> Verdict:
             return Verdict.RETRY_UNCOUNTED
         case Cause.HANG | Cause.INFRASTRUCTURE | Cause.UNEXPECTED:
             return Verdict.GIVE_UP if budget.is_used_up else Verdict.RETRY
+        case Cause.OUT_OF_MEMORY | Cause.HOST_OUT_OF_MEMORY:
+            return Verdict.REMEDY if has_remedy else Verdict.GIVE_UP
         case _:
             return Verdict.GIVE_UP
 
@@ -205,7 +215,7 @@ def _testimonies(worker: Worker) -> Iterator[Ending]:
         message = _disrupted(where, worker.disruption, worker.message)
         yield _ending(Cause.DISRUPTION, message, exit_code=worker.exit_code, node=worker.node)
     if worker.reason == "OOMKilled":
-        message = f"{where} hit its memory limit; {_ADVICE[Cause.HOST_OUT_OF_MEMORY]}"
+        message = f"{where} hit its memory limit"
         yield _ending(Cause.HOST_OUT_OF_MEMORY, message, exit_code=worker.exit_code, node=worker.node)
     if told is not None:
         yield told

@@ -6,7 +6,6 @@ one reads the record, sees the same cluster and decides the same acts; all acts 
 crash may lose one, and never repeats one.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -17,6 +16,7 @@ from finetune_operator.lifecycle import (
     ClearPreparation,
     DeleteRun,
     Event,
+    Planning,
     StartAttempt,
     StartPreparation,
     StartPush,
@@ -26,6 +26,7 @@ from finetune_operator.lifecycle import (
     events_between,
     invalid_status,
     known_facts,
+    suspect_nodes,
 )
 from finetune_operator.observation import Observation
 from finetune_operator.planning import (
@@ -37,10 +38,11 @@ from finetune_operator.planning import (
     prepare_config,
     push_config,
     run_config,
+    with_host_memory,
 )
 from finetune_operator.resource import InvalidResourceError, Metadata, Qwen3FineTune, parse_resource
 from finetune_operator.settings import Settings
-from finetune_operator.status import Status
+from finetune_operator.status import RecoveryStatus, Status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +79,7 @@ async def run_pass(body: dict[str, Any], backend: Backend, settings: Settings, n
     if run.metadata.deletion_timestamp is not None:
         return PassResult(status=previous, was_written=False, next_look_seconds=None)
     observation = await backend.observe(run)
-    plan = cache(lambda: _plan(run, previous, observation, settings))
+    plan: Planning = cache(lambda recovery: _plan(run, previous, observation, settings, recovery))
     decision = decide_pass(run, previous, observation, plan, settings, now)
     was_written = decision.status != previous
     if was_written:
@@ -88,7 +90,13 @@ async def run_pass(body: dict[str, Any], backend: Backend, settings: Settings, n
     return PassResult(status=decision.status, was_written=was_written, next_look_seconds=decision.next_look_seconds)
 
 
-def _plan(run: Qwen3FineTune, previous: Status, observation: Observation, settings: Settings) -> Plan | PlanError:
+def _plan(
+    run: Qwen3FineTune,
+    previous: Status,
+    observation: Observation,
+    settings: Settings,
+    recovery: RecoveryStatus | None,
+) -> Plan | PlanError:
     """The plan by all that is known; once it is final, by the GPU memory that it was made for."""
     model, dataset = known_facts(previous, observation.preparation)
     gpu_memory_bytes = observation.gpu_memory_bytes
@@ -98,7 +106,7 @@ def _plan(run: Qwen3FineTune, previous: Status, observation: Observation, settin
         check_limits(run, settings)
         if previous.start_time is None:
             check_push(run, settings)
-        return make_plan(run, model=model, dataset=dataset, gpu_memory_bytes=gpu_memory_bytes)
+        return make_plan(run, model=model, dataset=dataset, gpu_memory_bytes=gpu_memory_bytes, recovery=recovery)
     except PlanError as error:
         return error
 
@@ -107,7 +115,7 @@ async def _act(
     action: Action,
     run: Qwen3FineTune,
     status: Status,
-    plan: Callable[[], Plan | PlanError],
+    plan: Planning,
     backend: Backend,
     settings: Settings,
 ) -> None:
@@ -117,7 +125,7 @@ async def _act(
         case ClearPreparation():
             await backend.clear_preparation(run)
         case StartAttempt(number):
-            made = plan()
+            made = plan(status.recovery)
             assert isinstance(made, Plan), "a run without a plan is refused, not started"
             await _start_attempt(run, number, status, made, backend, settings)
         case StopAttempt(number, force):
@@ -143,7 +151,8 @@ async def _start_attempt(
         attempt=number,
         grace_seconds=settings.pods.grace_seconds,
     )
-    await backend.start_attempt(run, plan, config)
+    roomy = with_host_memory(run, status.recovery)
+    await backend.start_attempt(roomy, plan, config, avoided_nodes=suspect_nodes(status))
 
 
 async def _refused_pass(

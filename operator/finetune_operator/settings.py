@@ -51,6 +51,9 @@ class Limits(SettingsModel):
 
     max_nodes: int = Field(default=64, ge=1)
     max_gpus_per_node: int = Field(default=8, ge=1)
+    max_memory_per_gpu: Annotated[str, Field(pattern=r"^[1-9][0-9]*(\.[0-9]+)?(m|k|Ki|M|Mi|G|Gi|T|Ti)?$")] | None = None
+    """Host memory per GPU that runs may ask for, and up to which a run whose pod was killed for want of it gets more by
+    itself; None: they may ask for any, and get no more by themselves, since nobody has said what the nodes can give."""
     priority_classes: tuple[str, ...] = ()
     """Priority classes that runs may name."""
     sources: tuple[Literal["ModelScope", "HuggingFace", "Volume", "S3"], ...] = (

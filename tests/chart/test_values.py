@@ -26,6 +26,7 @@ LEAVES = dict(leaves(VALUES))
 OTHER: dict[str, Any] = {
     "affinity": {"nodeAffinity": {}},
     "extraEnv": [{"name": "A", "value": "b"}],
+    "limits.maxMemoryPerGpu": "128Gi",
     "limits.sources": ["Volume"],
     "limits.pushHubs": ["ModelScope"],
     "limits.s3Endpoints": ["*"],

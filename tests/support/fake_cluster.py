@@ -18,6 +18,15 @@ class CrashError(Exception):
     """The operator's process ended."""
 
 
+@dataclasses.dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """What an attempt was started with."""
+
+    run: Qwen3FineTune
+    config: RunConfig
+    avoided_nodes: tuple[str, ...]
+
+
 class FakeCluster:
     """Holds one resource and its children; tests move the children on, the operator makes and removes them."""
 
@@ -29,6 +38,7 @@ class FakeCluster:
         self.attempts: dict[int, Attempt] = {}
         self.pushes: dict[int, Push] = {}
         self.started: list[int] = []
+        self.told: dict[int, Told] = {}
         self.pushed: list[PushConfig] = []
         """What every push that was started was told."""
         self.writes: list[str] = []
@@ -61,8 +71,11 @@ class FakeCluster:
             self.preparation = None
             self._wrote("clear preparation")
 
-    async def start_attempt(self, run: Qwen3FineTune, plan: Plan, config: RunConfig) -> None:
+    async def start_attempt(
+        self, run: Qwen3FineTune, plan: Plan, config: RunConfig, *, avoided_nodes: tuple[str, ...]
+    ) -> None:
         number = config.attempt
+        self.told[number] = Told(run=run, config=config, avoided_nodes=avoided_nodes)
         if number not in self.attempts:
             workers = tuple(worker(index, WorkerState.WAITING) for index in range(plan.nodes))
             self.attempts[number] = Attempt(number=number, workers=workers, num_nodes=plan.nodes, created_at=self.now)

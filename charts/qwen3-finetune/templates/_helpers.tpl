@@ -61,6 +61,7 @@ pods:
 limits:
   maxNodes: {{ .Values.limits.maxNodes }}
   maxGpusPerNode: {{ .Values.limits.maxGpusPerNode }}
+  maxMemoryPerGpu: {{ ternary "null" (quote .Values.limits.maxMemoryPerGpu) (eq .Values.limits.maxMemoryPerGpu "") }}
   priorityClasses: {{ toJson .Values.limits.priorityClasses }}
   sources: {{ toJson .Values.limits.sources }}
   pushHubs: {{ toJson .Values.limits.pushHubs }}

@@ -40,8 +40,10 @@ class Backend(Protocol):
         """The preparation's workers are gone; what they wrote into the cache stays."""
         ...
 
-    async def start_attempt(self, run: Qwen3FineTune, plan: Plan, config: RunConfig) -> None:
-        """The workers of attempt `config.attempt` are there."""
+    async def start_attempt(
+        self, run: Qwen3FineTune, plan: Plan, config: RunConfig, *, avoided_nodes: tuple[str, ...]
+    ) -> None:
+        """The workers of attempt `config.attempt` are there, on other nodes than these where there is room for them."""
         ...
 
     async def stop_attempt(self, run: Qwen3FineTune, number: int, *, force: bool) -> None:

@@ -23,7 +23,7 @@ _COLUMNS = (
 )
 _WIDE_COLUMNS = (
     ("Model", "string", ".status.plan.model", "What the run starts from."),
-    ("Method", "string", ".spec.method.type", "What is trained."),
+    ("Method", "string", ".status.plan.method", "What is trained."),
     ("Strategy", "string", ".status.plan.strategy", "How the GPUs share the work."),
     ("Tok/s", "integer", ".status.progress.tokensPerSecond", "Real tokens a second, over all GPUs."),
     ("Peak-Mem", "string", ".status.progress.peakMemory", "Largest over the GPUs."),

@@ -1,18 +1,20 @@
 """Pure: what is true of a run, and what is to be done about it.
 
 `decide_pass` reads the previous status and an observation, and answers with the next status and with acts. The files
-tell it in this order: `memory` adds to the durable records (`preparation`, `attempts`, `orders`, `finals`, `push`),
-`decisions` derives the acts from the records, `conditions` the conditions and the phase (with `waiting`), `events` what
-to tell.
+tell it in this order: `memory` adds to the durable records (`preparation`, `attempts`, `orders`, `recovery`, `finals`,
+`push`), `decisions` derives the acts from the records, `conditions` the conditions and the phase (with `waiting`),
+`events` what to tell.
 A resource that cannot be understood gets no decision, only `invalid_status`.
 """
 
+from finetune_operator.lifecycle.attempts import suspect_nodes
 from finetune_operator.lifecycle.decision import (
     Action,
     ClearPreparation,
     Decision,
     DeleteRun,
     Event,
+    Planning,
     StartAttempt,
     StartPreparation,
     StartPush,
@@ -31,6 +33,7 @@ __all__ = [
     "Decision",
     "DeleteRun",
     "Event",
+    "Planning",
     "StartAttempt",
     "StartPreparation",
     "StartPush",
@@ -42,4 +45,5 @@ __all__ = [
     "is_final",
     "known_facts",
     "reopened",
+    "suspect_nodes",
 ]

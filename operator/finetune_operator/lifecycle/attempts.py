@@ -7,18 +7,21 @@ removes its pods' last words.
 """
 
 from finetune_contract import ExitCode
-from finetune_operator.failures import Budget, Cause, Ending, Verdict, classify, decide, done_outcome
+from finetune_operator.failures import Budget, Cause, Ending, Verdict, classify, decide, done_outcome, suspect_node
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.decision import View
 from finetune_operator.lifecycle.orders import order_to_end
+from finetune_operator.lifecycle.recovery import advice, recovered
 from finetune_operator.observation import Attempt, Worker, WorkerState
-from finetune_operator.status import AttemptStatus, Status
+from finetune_operator.status import AttemptStatus, RecoveryStatus, Status
 
 SETTLE_SECONDS = 15
 """How long the other workers of a broken gang are heard out; a Job controller ends them within seconds."""
 
 _ALIVE = frozenset({WorkerState.WAITING, WorkerState.RUNNING})
 _MESSAGE_LIMIT = 1024
+_MAX_SUSPECTS = 3
+"""Nodes that an attempt keeps away from: more would say more about the run than about the nodes."""
 
 
 def has_live_worker(attempt: Attempt) -> bool:
@@ -56,17 +59,26 @@ def new_record(attempt: Attempt) -> AttemptStatus:
     return AttemptStatus(number=attempt.number, started_at=text.timestamp(attempt.created_at))
 
 
-def advanced(record: AttemptStatus, attempt: Attempt | None, status: Status, view: View) -> AttemptStatus:
-    """`record` after this pass. `attempt` is what is left of it, None when nothing is."""
-    if record.decision is not None:
-        return record
+def suspect_nodes(status: Status) -> tuple[str, ...]:
+    """The nodes that the next attempt keeps away from, the newest suspect first."""
+    found = [record.suspect_node for record in reversed(status.attempts) if record.suspect_node is not None]
+    return tuple(dict.fromkeys(found))[:_MAX_SUSPECTS]
+
+
+def advanced(
+    record: AttemptStatus, attempt: Attempt | None, status: Status, view: View
+) -> tuple[AttemptStatus, RecoveryStatus | None]:
+    """The undecided `record` after this pass, and `status.recovery` with what it may have changed.
+
+    `attempt` is what is left of it, None when nothing is.
+    """
     if attempt is not None:
         record = _with_news(record, attempt, view.now)
     if record.ended_at is None:
         record = _ended(record, attempt, status, view)
     if record.ended_at is not None and _is_settled(record, attempt, view):
         return _decided(record, attempt, status, view)
-    return record
+    return record, status.recovery
 
 
 def _with_news(record: AttemptStatus, attempt: Attempt, now: float) -> AttemptStatus:
@@ -111,35 +123,57 @@ def _has_saved(worker: Worker) -> bool:
     return worker.exit_code == ExitCode.PREEMPTED
 
 
-def _decided(record: AttemptStatus, attempt: Attempt | None, status: Status, view: View) -> AttemptStatus:
+def _decided(
+    record: AttemptStatus, attempt: Attempt | None, status: Status, view: View
+) -> tuple[AttemptStatus, RecoveryStatus | None]:
     ending = _ending(record, attempt)
+    recovery = recovered(ending, record.number, status, view)
     budget = Budget(failures=status.failures, max_restarts=view.run.spec.recovery.max_restarts)
-    verdict = decide(ending, budget)
-    message = ending.message
-    if verdict is Verdict.GIVE_UP and decide(ending, Budget(failures=0, max_restarts=1)) is Verdict.RETRY:
-        message = f"failed {budget.failures + 1} times with recovery.maxRestarts {budget.max_restarts}; last: {message}"
-    return record.model_copy(
+    verdict = decide(ending, budget, has_remedy=recovery is not None)
+    decided = record.model_copy(
         update={
             "cause": str(ending.cause),
             "reason": ending.reason,
-            "message": text.shortened(message, _MESSAGE_LIMIT),
+            "message": _message(ending, verdict, budget, status, view),
             "decision": str(verdict),
             "exit_code": ending.exit_code,
             "rank": ending.rank,
             "node": ending.node,
+            "suspect_node": suspect_node(ending),
+            "remedy": recovery.remedies[-1].remedy if recovery is not None else None,
             "steps_lost": None if verdict is Verdict.FINISH else _steps_lost(record, status),
         }
     )
+    return decided, recovery or status.recovery
+
+
+def _message(ending: Ending, verdict: Verdict, budget: Budget, status: Status, view: View) -> str:
+    """What went wrong; for a run that is given up, also what was tried and what a person can do."""
+    message = ending.message
+    if verdict is not Verdict.GIVE_UP:
+        return text.shortened(message, _MESSAGE_LIMIT)
+    if decide(ending, Budget(failures=0, max_restarts=1)) is Verdict.RETRY:
+        message = f"failed {budget.failures + 1} times with recovery.maxRestarts {budget.max_restarts}; last: {message}"
+    remedy = advice(ending, status, view)
+    tail = "" if remedy is None else text.shortened(f"; {remedy}", _MESSAGE_LIMIT // 2)
+    return text.shortened(message, _MESSAGE_LIMIT - len(tail)) + tail
 
 
 def _ending(record: AttemptStatus, attempt: Attempt | None) -> Ending:
     """How the attempt ended; what we ended ourselves, we ended for our own reason, unless it was done by then."""
     if record.cause is not None and (attempt is None or done_outcome(attempt) is None):
-        return Ending(cause=Cause(record.cause), reason=record.cause, message=record.message or "")
+        return Ending(
+            cause=Cause(record.cause), reason=record.cause, message=record.message or "", node=_only_node(attempt)
+        )
     if attempt is not None:
         return classify(attempt)
     gone = "its workers are gone without a trace; they may have been deleted by hand"
     return Ending(cause=Cause.INFRASTRUCTURE, reason="WorkersGone", message=gone)
+
+
+def _only_node(attempt: Attempt | None) -> str | None:
+    """The node of an attempt that has a single one: whatever went wrong, went wrong there."""
+    return attempt.workers[0].node if attempt is not None and len(attempt.workers) == 1 else None
 
 
 def _steps_lost(record: AttemptStatus, status: Status) -> int | None:

@@ -13,6 +13,7 @@ from finetune_operator.lifecycle.decision import Action, StartAttempt, View
 from finetune_operator.lifecycle.finals import is_pushed
 from finetune_operator.lifecycle.orders import has_stepped
 from finetune_operator.lifecycle.preparation import is_alive
+from finetune_operator.lifecycle.recovery import change_words, remedy_after
 from finetune_operator.lifecycle.waiting import QUEUE_REASONS, attempt_waits_for, preparation_waits_for, push_waits_for
 from finetune_operator.planning import PlanError
 from finetune_operator.resource import Mode
@@ -102,7 +103,7 @@ def _planned(status: Status, view: View) -> Truth:
     if status.plan is not None:
         reason = "PlanReady" if status.plan.final else "Planned"
         return Truth(TRUE, reason, status.plan.batch)
-    plan = view.plan()
+    plan = view.plan(status.recovery)
     if isinstance(plan, PlanError):
         return Truth(FALSE, plan.reason, str(plan))
     return Truth(UNKNOWN, "NotPlanned", "the run ended before it was planned")
@@ -140,7 +141,9 @@ def _running(status: Status, actions: tuple[Action, ...], view: View) -> Truth:
             return Truth(FALSE, "NotStarted", "no attempt is under way")
         return Truth(FALSE, STARTING, f"attempt {starting} is being started")
     if record.decision is not None:
-        return Truth(FALSE, RESTARTING, f"attempt {record.number} has ended: {record.cause}: {record.message}")
+        message = f"attempt {record.number} has ended: {record.cause}: {record.message}"
+        remedy = remedy_after(record.number, status)
+        return Truth(FALSE, RESTARTING, message if remedy is None else f"{message}; {change_words(remedy, status)}")
     return _attempt_running(record, status, view)
 
 

@@ -7,7 +7,10 @@ from finetune_operator.observation import Observation
 from finetune_operator.planning import Plan, PlanError
 from finetune_operator.resource import Qwen3FineTune
 from finetune_operator.settings import Settings
-from finetune_operator.status import Status
+from finetune_operator.status import RecoveryStatus, Status
+
+Planning = Callable[[RecoveryStatus | None], Plan | PlanError]
+"""The plan of the facts with what memory failures have changed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +19,7 @@ class View:
 
     run: Qwen3FineTune
     observation: Observation
-    plan: Callable[[], Plan | PlanError]
+    plan: Planning
     """What planning says of the facts; asked only when it matters, since it takes milliseconds."""
     settings: Settings
     now: float

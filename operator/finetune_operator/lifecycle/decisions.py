@@ -1,7 +1,5 @@
 """One decision: records first, then acts that follow from the records, then conditions, phase, events."""
 
-from collections.abc import Callable
-
 from finetune_operator.failures import Verdict
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import is_over, is_stopping
@@ -10,6 +8,7 @@ from finetune_operator.lifecycle.decision import (
     Action,
     Decision,
     DeleteRun,
+    Planning,
     StartAttempt,
     StartPreparation,
     StopAttempt,
@@ -22,7 +21,6 @@ from finetune_operator.lifecycle.orders import deadline_at
 from finetune_operator.lifecycle.preparation import preparation_actions
 from finetune_operator.lifecycle.push import next_push_at, push_actions
 from finetune_operator.observation import Attempt, Observation, WorkerState
-from finetune_operator.planning import Plan, PlanError
 from finetune_operator.resource import Mode, Qwen3FineTune
 from finetune_operator.settings import Settings
 from finetune_operator.status import Status
@@ -39,13 +37,14 @@ def decide_pass(
     run: Qwen3FineTune,
     previous: Status,
     observation: Observation,
-    plan: Callable[[], Plan | PlanError],
+    plan: Planning,
     settings: Settings,
     now: float,
 ) -> Decision:
     """What is true of `run` now, and what is to be done. The status must be written before the first act.
 
-    `plan` says what planning makes of the facts in `previous` and `observation`; `now` is in unix seconds. The same
+    `plan` says what planning makes of the facts in `previous` and `observation`, and of what memory failures have
+    changed; `now` is in unix seconds. The same
     arguments with the decided status as `previous` decide the same status and the same acts: a pass that died half-way
     is simply run again.
     """

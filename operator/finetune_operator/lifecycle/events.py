@@ -4,7 +4,16 @@ from collections.abc import Iterator
 
 from finetune_operator.failures import Verdict
 from finetune_operator.lifecycle.decision import Event
-from finetune_operator.status import AlarmStatus, AttemptStatus, ConditionStatus, ConditionType, PushStatus, Status
+from finetune_operator.lifecycle.recovery import HOST_MEMORY, change_words, remedy_after
+from finetune_operator.status import (
+    AlarmStatus,
+    AttemptStatus,
+    ConditionStatus,
+    ConditionType,
+    PushStatus,
+    RemedyStatus,
+    Status,
+)
 
 
 def events_between(old: Status, new: Status) -> tuple[Event, ...]:
@@ -47,17 +56,29 @@ def _attempts(old: Status, new: Status) -> Iterator[Event]:
         if was is None:
             yield Event(reason="AttemptStarted", message=f"attempt {record.number} has been started")
         if record.decision is not None and (was is None or was.decision is None):
-            yield from _attempt_ended(record)
+            yield from _attempt_ended(record, new)
 
 
-def _attempt_ended(record: AttemptStatus) -> Iterator[Event]:
+def _attempt_ended(record: AttemptStatus, status: Status) -> Iterator[Event]:
     is_bad = record.decision not in (Verdict.FINISH, Verdict.SUSPEND)
     message = f"attempt {record.number} ended: {record.cause}: {record.message}"
     yield Event(reason="AttemptEnded", message=message, is_warning=is_bad)
     if record.decision in (Verdict.RETRY, Verdict.RETRY_UNCOUNTED):
         counted = "counts against" if record.decision == Verdict.RETRY else "does not count against"
-        message = f"attempt {record.number + 1} follows; this {counted} recovery.maxRestarts"
+        node = record.suspect_node
+        away = f" and keeps away from node {node}, if there is room elsewhere" if node is not None else ""
+        message = f"attempt {record.number + 1} follows{away}; this {counted} recovery.maxRestarts"
         yield Event(reason="Restarting", message=message)
+    remedy = remedy_after(record.number, status) if record.decision == Verdict.REMEDY else None
+    if remedy is not None:
+        yield Event(reason="Remedied", message=f"{_memory_words(record, remedy)}; {change_words(remedy, status)}")
+
+
+def _memory_words(record: AttemptStatus, remedy: RemedyStatus) -> str:
+    """`attempt 1 ran out of GPU memory after step 2 with micro-batch 8 and 2 accumulation steps`."""
+    whose = "the host's memory" if remedy.remedy == HOST_MEMORY else "GPU memory"
+    at = f" after step {record.last_step}" if record.last_step else ""
+    return f"attempt {record.number} ran out of {whose}{at} with {remedy.before}"
 
 
 def _alarms(old: Status, new: Status) -> Iterator[Event]:

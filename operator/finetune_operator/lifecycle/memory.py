@@ -56,12 +56,13 @@ def _with_attempt(status: Status, record: AttemptStatus, attempt: Attempt | None
     """`status` after one more look at an attempt that is not decided yet."""
     if attempt is not None:
         status = with_last_words(with_progress(status, attempt, view), attempt)
-    new = advanced(record, attempt, status, view)
+    new, recovery = advanced(record, attempt, status, view)
     others = tuple(other for other in status.attempts if other.number != new.number)
     records = tuple(sorted((*others, new), key=lambda each: each.number))[-MAX_ATTEMPTS:]
     return status.model_copy(
         update={
             "attempts": records,
+            "recovery": recovery,
             "restarts": max(status.restarts, new.number - 1),
             "failures": status.failures + (new.decision == Verdict.RETRY),
         }
@@ -87,7 +88,7 @@ def _with_plan(status: Status, view: View) -> Status:
     """The plan moves until an attempt runs by it, and again before the next one starts."""
     if has_undecided_attempt(status):
         return status
-    plan = view.plan()
+    plan = view.plan(status.recovery)
     if isinstance(plan, PlanError):
         return given_up(status.model_copy(update={"plan": None}), plan.reason, str(plan), view)
     return status.model_copy(update={"plan": plan_status(plan, view.run.spec.model)})

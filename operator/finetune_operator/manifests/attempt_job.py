@@ -6,6 +6,7 @@ good), so nothing here restarts anything: the first failed pod ends the Job, and
 
 from finetune_contract import RunConfig
 from finetune_contract.paths import CONFIG_DIR, PROGRESS_PORT, RENDEZVOUS_PORT
+from finetune_operator.manifests.affinity import avoiding
 from finetune_operator.manifests.config_map import config_file
 from finetune_operator.manifests.environment import worker_environment
 from finetune_operator.manifests.metadata import Manifest, object_metadata, pod_metadata
@@ -18,7 +19,9 @@ from finetune_operator.resource import Qwen3FineTune
 from finetune_operator.settings import Settings
 
 
-def attempt_job(run: Qwen3FineTune, config: RunConfig, settings: Settings) -> Manifest:
+def attempt_job(
+    run: Qwen3FineTune, config: RunConfig, settings: Settings, avoided_nodes: tuple[str, ...] = ()
+) -> Manifest:
     """An Indexed Job with one pod per node and one rank per GPU; its pods are told `config`.
 
     `suspend` is left out: where a queue is in use, it alone sets that field.
@@ -36,13 +39,13 @@ def attempt_job(run: Qwen3FineTune, config: RunConfig, settings: Settings) -> Ma
             "podReplacementPolicy": "Failed",
             "template": {
                 "metadata": pod_metadata(run, WORKER_ROLE, config.attempt),
-                "spec": pod_spec(run, _parts(run, config, settings), settings),
+                "spec": pod_spec(run, _parts(run, config, settings, avoided_nodes), settings),
             },
         },
     }
 
 
-def _parts(run: Qwen3FineTune, config: RunConfig, settings: Settings) -> PodParts:
+def _parts(run: Qwen3FineTune, config: RunConfig, settings: Settings, avoided_nodes: tuple[str, ...]) -> PodParts:
     return PodParts(
         container_name="trainer",
         command=["python", "-m", "finetune_trainer.launch", str(CONFIG_DIR / config_file(config))],
@@ -55,6 +58,7 @@ def _parts(run: Qwen3FineTune, config: RunConfig, settings: Settings) -> PodPart
         ],
         grace_seconds=config.grace_seconds,
         subdomain=workers_service(run.metadata.name),
+        affinity=avoiding(avoided_nodes),
     )
 
 

@@ -17,9 +17,12 @@ def preparation_objects(run: Qwen3FineTune, config: PrepareConfig, settings: Set
     return [*own_claims(run), config_map(run, config), prepare_job(run, config, settings)]
 
 
-def attempt_objects(run: Qwen3FineTune, config: RunConfig, settings: Settings) -> list[Manifest]:
+def attempt_objects(
+    run: Qwen3FineTune, config: RunConfig, settings: Settings, *, avoided_nodes: tuple[str, ...] = ()
+) -> list[Manifest]:
     """The Service first: the ranks look for its names as soon as they run."""
-    return [workers_service(run), config_map(run, config), attempt_job(run, config, settings)]
+    job = attempt_job(run, config, settings, avoided_nodes)
+    return [workers_service(run), config_map(run, config), job]
 
 
 def push_objects(run: Qwen3FineTune, config: PushConfig, number: int, settings: Settings) -> list[Manifest]:

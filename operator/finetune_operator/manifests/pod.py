@@ -21,6 +21,7 @@ class PodParts:
     ports: list[Manifest]
     grace_seconds: int
     subdomain: str | None = None
+    affinity: Manifest | None = None
 
 
 def pod_spec(run: Qwen3FineTune, parts: PodParts, settings: Settings) -> Manifest:
@@ -40,6 +41,7 @@ def pod_spec(run: Qwen3FineTune, parts: PodParts, settings: Settings) -> Manifes
             "runtimeClassName": settings.pods.runtime_class_name,
             "priorityClassName": scheduling.priority_class,
             "nodeSelector": dict(scheduling.node_selector),
+            "affinity": parts.affinity,
             "tolerations": [_toleration(each) for each in scheduling.tolerations],
             "imagePullSecrets": [{"name": name} for name in settings.image.pull_secrets],
             "containers": [_container(parts, settings)],

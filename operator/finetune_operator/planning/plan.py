@@ -21,6 +21,7 @@ from finetune_operator.planning.exports import check_export
 from finetune_operator.planning.memory import MemoryLine, Workload
 from finetune_operator.planning.memory_constants import SUPERVISED_SPREAD
 from finetune_operator.planning.models import known_model
+from finetune_operator.planning.pins import as_pinned
 from finetune_operator.planning.quantities import quantity_bytes
 from finetune_operator.planning.refusals import (
     PlanError,
@@ -35,11 +36,13 @@ from finetune_operator.planning.strategy import (
     Demand,
     allowed_checkpointings,
     allowed_parallelisms,
+    choices,
     first_fit,
     unchecked,
 )
 from finetune_operator.planning.topology import Topology
 from finetune_operator.resource import Lora, MethodType, Qwen3FineTune
+from finetune_operator.status import RecoveryStatus
 
 __all__ = ["Locations", "MemoryLine", "Plan", "PlanError", "make_plan", "trained_method"]
 
@@ -77,6 +80,10 @@ class Plan:
     """Whether the dataset's real lengths went in."""
     asynchronous_checkpoints: bool
     """Whether training goes on while a checkpoint is written."""
+    method: Method
+    """What is trained."""
+    host_bytes: int
+    """Host memory per GPU, if state is kept there; else 0."""
 
 
 def make_plan(
@@ -85,13 +92,15 @@ def make_plan(
     model: ModelFacts | None,
     dataset: DatasetReport | None,
     gpu_memory_bytes: int | None,
+    recovery: RecoveryStatus | None = None,
 ) -> Plan:
-    """The plan for `run`.
+    """The plan for `run`, in which what memory failures have settled (`recovery`) is no choice any more.
 
     `model` and `dataset` are what the preparation found; before that a known hub id gives the shape, and maxTokens the
     length. `gpu_memory_bytes` is what the nodes say of one GPU; the user's own resources.gpuMemory comes before it.
     Raises: PlanError when nothing the user allows can work.
     """
+    run, is_settled = as_pinned(run, recovery), recovery is not None and recovery.pinned is not None
     check_output(run)
     check_dataset(run, dataset)
     check_evaluation(run, dataset)
@@ -100,7 +109,8 @@ def make_plan(
     allowed = ramped_micro_batches(wanted, topology, run.spec.parallelism.micro_batch)
     facts = model or known_model(run.spec.model.id)
     gpu_bytes = _stated_gpu_memory(run) or gpu_memory_bytes
-    common = {"nodes": topology.nodes, "gpus_per_node": topology.gpus_per_node}
+    method = trained_method(run)
+    common: dict[str, Any] = {"nodes": topology.nodes, "gpus_per_node": topology.gpus_per_node, "method": method}
     steps = total_steps(dataset, run.spec.training) if dataset else None
     check_schedule(run, steps)
     if facts is None:
@@ -115,13 +125,13 @@ def make_plan(
             gpu_memory_bytes=gpu_bytes,
             total_steps=steps,
             is_final=False,
-            asynchronous_checkpoints=is_asynchronous(
-                run, trained_method(run), None, world_size=topology.world_size, host_bytes=0
-            ),
+            asynchronous_checkpoints=is_asynchronous(run, method, None, world_size=topology.world_size, host_bytes=0),
+            host_bytes=0,
         )
-    choice = _chosen(run, _demand(run, facts, dataset, topology, allowed), gpu_bytes)
+    demand = _demand(run, facts, dataset, topology, allowed)
+    choice = next(choices(demand)) if is_settled else _chosen(run, demand, gpu_bytes)
     is_checked = gpu_bytes is not None  # else the strategy is the first allowed one, fit or not
-    check_export(run, trained_method(run), facts, host_bytes=choice.host_bytes if is_checked else 0)
+    check_export(run, method, facts, host_bytes=choice.host_bytes if is_checked else 0)
     batch = cut_batch(wanted, topology, choice.sharing.micro_sequences)
     return Plan(
         **common,
@@ -134,8 +144,9 @@ def make_plan(
         total_steps=steps,
         is_final=dataset is not None,
         asynchronous_checkpoints=is_asynchronous(
-            run, trained_method(run), facts, world_size=topology.world_size, host_bytes=choice.host_bytes
+            run, method, facts, world_size=topology.world_size, host_bytes=choice.host_bytes
         ),
+        host_bytes=choice.host_bytes,
     )
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from finetune_contract import DatasetReport
+from finetune_operator.planning.quantities import quantity_bytes
 from finetune_operator.resource import DataSource, MethodType, Qwen3FineTune, ScheduleType
 from finetune_operator.settings import Limits, Settings
 
@@ -27,6 +28,9 @@ def check_limits(run: Qwen3FineTune, settings: Settings) -> None:
             f"spec.parallelism.gpusPerNode: {parallelism.gpus_per_node} is more than the {limits.max_gpus_per_node} "
             "allowed here; use more nodes"
         )
+    memory, most = run.spec.resources.memory_per_gpu, limits.max_memory_per_gpu
+    if most is not None and quantity_bytes(memory) > quantity_bytes(most):
+        problems.append(f"spec.resources.memoryPerGpu: {memory} is more than the {most} allowed here; use more GPUs")
     wanted = run.spec.scheduling.priority_class
     if wanted is not None and wanted not in limits.priority_classes:
         allowed = ", ".join(limits.priority_classes) or "none"

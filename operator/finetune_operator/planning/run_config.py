@@ -94,7 +94,7 @@ def run_config(
         model_origin=_origin(run.spec.model, model_revision),
         tokens_dir=preparation.tokens_dir,
         output_dir=locations.output_dir,
-        method=trained_method(run),
+        method=plan.method,
         batch=plan.batch,
         epochs=spec.training.epochs,
         max_steps=spec.training.max_steps,

@@ -14,6 +14,7 @@ def plan_status(plan: Plan, model: Model) -> PlanStatus:
     """`plan` of a run that starts from `model`, as it stands in the resource's status."""
     return PlanStatus(
         model=model.id or f"{model.path} (volume)",
+        method=plan.method.type,
         strategy=parallelism_words(plan.parallelism),
         nodes=plan.nodes,
         gpus=plan.batch.world_size,

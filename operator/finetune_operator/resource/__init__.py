@@ -57,7 +57,6 @@ from finetune_operator.resource.platform import (
     ClaimRef,
     Mlflow,
     OutputStorage,
-    Recovery,
     Resources,
     Retention,
     Scheduling,
@@ -70,6 +69,7 @@ from finetune_operator.resource.platform import (
     Tracking,
     Wandb,
 )
+from finetune_operator.resource.recovery import MemoryRemedy, Recovery
 from finetune_operator.resource.schedules import DecayShape, Schedule, ScheduleType
 from finetune_operator.resource.stability import Divergence, DivergenceAction, NonFinite, Remedy, Stability
 from finetune_operator.resource.training import (
@@ -108,6 +108,7 @@ __all__ = [
     "GlobalBatch",
     "InvalidResourceError",
     "Lora",
+    "MemoryRemedy",
     "Metadata",
     "Method",
     "MethodType",

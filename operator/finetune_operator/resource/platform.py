@@ -1,4 +1,4 @@
-"""What the run asks of the cluster: volumes, trackers, placement, recovery, GPUs."""
+"""What the run asks of the cluster: volumes, trackers, placement, GPUs."""
 
 from enum import StrEnum
 from typing import Annotated, ClassVar, Self
@@ -184,15 +184,6 @@ class Scheduling(ResourceModel):
     """Give up when no step was done this long after the run was created (suspended time not counted)."""
     ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=31_536_000)
     """Delete the finished resource after this long; default: keep it."""
-
-
-class Recovery(ResourceModel):
-    """What happens after a failed attempt."""
-
-    max_restarts: int = Field(default=3, ge=0, le=100)
-    """New attempts after failures that may pass; preemption and drained nodes do not count."""
-    hang_timeout_seconds: int = Field(default=1800, ge=60, le=86400)
-    """An attempt that makes no progress for so long is ended and counts as failed."""
 
 
 class Resources(ResourceModel):

@@ -13,11 +13,13 @@ from finetune_operator.status.preparation import (
     SourceStatus,
 )
 from finetune_operator.status.progress import AlarmStatus, CheckpointStatus, ProgressStatus, TrackerStatus
+from finetune_operator.status.recovery import MAX_REMEDIES, PinnedStatus, RecoveryStatus, RemedyStatus
 from finetune_operator.status.results import ArtifactStatus, PushedStatus, PushStatus
 from finetune_operator.status.status import Status
 
 __all__ = [
     "MAX_ATTEMPTS",
+    "MAX_REMEDIES",
     "TERMINAL_PHASES",
     "AlarmStatus",
     "ArtifactStatus",
@@ -35,12 +37,15 @@ __all__ = [
     "Message",
     "ModelStatus",
     "Phase",
+    "PinnedStatus",
     "PlanStatus",
     "PreparationFailureStatus",
     "PreparationStatus",
     "ProgressStatus",
     "PushStatus",
     "PushedStatus",
+    "RecoveryStatus",
+    "RemedyStatus",
     "SourceStatus",
     "Status",
     "StatusModel",

@@ -47,5 +47,9 @@ class AttemptStatus(StatusModel):
     """That failed first."""
     node: Line | None = None
     """Of that rank."""
+    suspect_node: Line | None = None
+    """The node that the failure points at; attempts after this one keep away from it where they can."""
+    remedy: Line | None = None
+    """What is changed for the attempts after this one, see `recovery`: a value of its `remedies[].remedy`."""
     steps_lost: int | None = None
     """Steps done after the newest checkpoint, which have to be done again."""

@@ -32,6 +32,8 @@ class PlanStatus(StatusModel):
 
     model: Line | None = None
     """What the run starts from: `Qwen/Qwen3-8B`, `models/qwen3 (volume)`; absent: the plan is of an earlier release."""
+    method: Line | None = None
+    """What is trained: LoRA, QLoRA or Full; absent: the plan is of an earlier release."""
     strategy: Line
     """`DDP`, `FSDP`, `DeepSpeed ZeRO-3, optimizer and parameters on CPU`."""
     nodes: int

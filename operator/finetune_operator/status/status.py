@@ -1,8 +1,9 @@
 """The status of a run, as it stands in the resource: written once a pass, from observation alone.
 
-Three kinds of field live here. Durable records (`preparation`, `plan`, `attempts`, `failure`, the times) are facts that
-were seen once and whose witnesses may be gone later; they are only ever added to. `progress` and `checkpoint` are the
-newest observation. `phase` and `conditions` are derived from both on every pass and never read back.
+Three kinds of field live here. Durable records (`preparation`, `plan`, `attempts`, `recovery`, `failure`, the times)
+are facts that were seen once and whose witnesses may be gone later; they are only ever added to. `progress` and
+`checkpoint` are the newest observation. `phase` and `conditions` are derived from both on every pass and never read
+back.
 """
 
 from typing import Annotated, Any
@@ -15,6 +16,7 @@ from finetune_operator.status.conditions import Condition, Phase
 from finetune_operator.status.plan import PlanStatus
 from finetune_operator.status.preparation import DatasetStatus, ModelStatus, PreparationFailureStatus, PreparationStatus
 from finetune_operator.status.progress import CheckpointStatus, ProgressStatus
+from finetune_operator.status.recovery import RecoveryStatus
 from finetune_operator.status.results import ArtifactStatus, PushStatus
 
 
@@ -44,6 +46,7 @@ class Status(StatusModel):
     checkpoint: CheckpointStatus | None = None
     attempts: Annotated[tuple[AttemptStatus, ...], Field(max_length=MAX_ATTEMPTS)] = ()
     """The newest attempts, oldest first."""
+    recovery: RecoveryStatus | None = None
     restarts: int = 0
     """Attempts after the first, for whatever cause."""
     failures: int = 0

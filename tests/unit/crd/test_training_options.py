@@ -76,3 +76,21 @@ def test_what_contradicts_itself_is_refused(spec: dict[str, Any], said: str) -> 
 )
 def test_what_just_fits_is_accepted(spec: dict[str, Any]) -> None:
     parsed(**spec)
+
+
+def test_remedies_for_memory_that_change_no_result_are_taken_without_being_asked_for() -> None:
+    remedies = ("MicroBatch", "ActivationCheckpointing", "ShardMore", "OffloadOptimizer", "OffloadParameters")
+    assert parsed().spec.recovery.on_out_of_memory == remedies
+    assert parsed(recovery={"onOutOfMemory": []}).spec.recovery.on_out_of_memory == ()
+
+
+@pytest.mark.parametrize(
+    ("remedies", "said"),
+    [
+        (["QLoRA", "MicroBatch", "QLoRA"], "names a remedy twice: each is taken as often as it helps"),
+        (["Pray"], "'MicroBatch', 'ActivationCheckpointing', 'ShardMore', 'OffloadOptimizer', 'OffloadParameters'"),
+    ],
+)
+def test_remedies_are_known_and_named_once(remedies: list[str], said: str) -> None:
+    with pytest.raises(InvalidResourceError, match=said):
+        parsed(recovery={"onOutOfMemory": remedies})

@@ -4,13 +4,14 @@ from typing import Any
 
 from finetune_operator.lifecycle import (
     Decision,
+    Planning,
     decide_pass,
     known_facts,
 )
 from finetune_operator.observation import Attempt, Observation
 from finetune_operator.planning import Plan, PlanError, make_plan
 from finetune_operator.settings import Settings
-from finetune_operator.status import Condition, ConditionType, Phase, Status
+from finetune_operator.status import Condition, ConditionType, Phase, RecoveryStatus, Status
 from support.runs import (
     START,
     attempt,
@@ -28,8 +29,12 @@ class Story:
     def __init__(self, **spec: Any) -> None:
         self.run = run(**spec)
         self.status = Status()
+        self.settings = SETTINGS
         self.now = START
         self.events: list[str] = []
+        """Reasons."""
+        self.told: list[str] = []
+        """Messages of the same."""
 
     def see(
         self,
@@ -44,17 +49,27 @@ class Story:
         if prepared and "preparation" not in observed:
             observed["preparation"] = preparation()
         observation = Observation(attempts=attempts, **observed)
-        if plan is None:
-            model, dataset = known_facts(self.status, observation.preparation)
-            plan = make_plan(self.run, model=model, dataset=dataset, gpu_memory_bytes=None)
-        decision = decide_pass(self.run, self.status, observation, lambda: plan, SETTINGS, self.now)
-        again = decide_pass(self.run, decision.status, observation, lambda: plan, SETTINGS, self.now)
+        planning = self._planning(observation) if plan is None else lambda _: plan
+        decision = decide_pass(self.run, self.status, observation, planning, self.settings, self.now)
+        again = decide_pass(self.run, decision.status, observation, planning, self.settings, self.now)
         assert again.status == decision.status, "a second pass has nothing to write"
         assert again.actions == decision.actions, "a second pass wants the same acts"
         assert again.events == (), "a fact is told once"
         self.status = decision.status
         self.events += [event.reason for event in decision.events]
+        self.told += [event.message for event in decision.events]
         return decision
+
+    def _planning(self, observation: Observation) -> Planning:
+        model, dataset = known_facts(self.status, observation.preparation)
+
+        def plan(recovery: RecoveryStatus | None) -> Plan | PlanError:
+            try:
+                return make_plan(self.run, model=model, dataset=dataset, gpu_memory_bytes=None, recovery=recovery)
+            except PlanError as error:
+                return error
+
+        return plan
 
     def change(self, **spec: Any) -> None:
         """The user edits the spec."""

@@ -1,18 +1,17 @@
 """What becomes of a finished run's push, moment by moment."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from finetune_contract import ExitCode, PushOutcome
-from finetune_operator.lifecycle import Decision, DeleteRun, StartPush, StopPush, decide_pass, reopened
+from finetune_operator.lifecycle import Decision, DeleteRun, Planning, StartPush, StopPush, decide_pass, reopened
 from finetune_operator.lifecycle.push import FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS
 from finetune_operator.observation import Observation, Push, WorkerState
 from finetune_operator.planning import Plan, make_plan, push_request, push_target
 from finetune_operator.settings import Limits, Settings
-from finetune_operator.status import Condition, ConditionType, Phase, Status
+from finetune_operator.status import Condition, ConditionType, Phase, RecoveryStatus, Status
 from support.runs import START, attempt, done_outcome, failed_push, preparation, pushed_outcome, run, there, worker
 
 WAITING, RUNNING = WorkerState.WAITING, WorkerState.RUNNING
@@ -41,7 +40,7 @@ class Story:
         return self._pass(Observation(preparation=preparation(), attempts=(TRAINED,), push=push))
 
     def _pass(self, observation: Observation) -> Decision:
-        def unasked() -> Plan:
+        def unasked(_: RecoveryStatus | None) -> Plan:
             raise AssertionError("a run whose training is over is not planned again")
 
         plan = unasked if self.status.artifacts else _plan_of(self)
@@ -75,10 +74,10 @@ class Story:
         return next(condition for condition in self.status.conditions if condition.type is type_)
 
 
-def _plan_of(story: Story) -> Callable[[], Plan]:
+def _plan_of(story: Story) -> Planning:
     facts = there(preparation().outcome)
     made = make_plan(story.run, model=facts.model, dataset=facts.dataset, gpu_memory_bytes=None)
-    return lambda: made
+    return lambda _: made
 
 
 def pushing() -> Story:

@@ -190,6 +190,7 @@ FOR_THE_LIFECYCLE = {
     "scheduling.ttlSecondsAfterFinished": "when the finished run is deleted",
     "recovery.maxRestarts": "whether there is another attempt",
     "recovery.hangTimeoutSeconds": "when an attempt is given up",
+    "recovery.onOutOfMemory": "what is changed after an attempt whose memory did not suffice",
 }
 
 

@@ -202,11 +202,13 @@ def test_a_whole_model_has_no_adapter_to_merge() -> None:
 
 
 def test_what_the_admin_does_not_allow_is_refused_all_at_once() -> None:
-    limits = Settings(limits=Limits(max_nodes=2, max_gpus_per_node=4, priority_classes=("normal",)))
+    most = Limits(max_nodes=2, max_gpus_per_node=4, max_memory_per_gpu="48Gi", priority_classes=("normal",))
+    limits = Settings(limits=most)
     wanted = run(
         parallelism={"nodes": 4, "gpusPerNode": 8},
         training={"globalBatch": {"samples": 32}},
         scheduling={"priorityClass": "urgent"},
+        resources={"memoryPerGpu": "64Gi"},
     )
     with pytest.raises(PlanError) as refused:
         check_limits(wanted, limits)
@@ -214,9 +216,11 @@ def test_what_the_admin_does_not_allow_is_refused_all_at_once() -> None:
     assert str(refused.value).splitlines() == [
         "spec.parallelism.nodes: 4 is more than the 2 allowed here",
         "spec.parallelism.gpusPerNode: 8 is more than the 4 allowed here; use more nodes",
+        "spec.resources.memoryPerGpu: 64Gi is more than the 48Gi allowed here; use more GPUs",
         "spec.scheduling.priorityClass: 'urgent' is not allowed here; allowed: normal",
     ]
-    check_limits(run(parallelism={"nodes": 2, "gpusPerNode": 4}, scheduling={"priorityClass": "normal"}), limits)
+    within: dict[str, Any] = {"parallelism": {"nodes": 2, "gpusPerNode": 4}, "resources": {"memoryPerGpu": "48Gi"}}
+    check_limits(run(**within, scheduling={"priorityClass": "normal"}), limits)
 
 
 def test_sources_and_stores_that_the_admin_does_not_allow_are_refused() -> None:

@@ -87,9 +87,16 @@ class KubernetesBackend:
         """The preparation's Job goes, and its pod with it."""
         await self._delete_job(run, names.prepare_job(run.metadata.name))
 
-    async def start_attempt(self, run: Qwen3FineTune, plan: Plan, config: RunConfig) -> None:  # noqa: ARG002
+    async def start_attempt(
+        self,
+        run: Qwen3FineTune,
+        plan: Plan,  # noqa: ARG002
+        config: RunConfig,
+        *,
+        avoided_nodes: tuple[str, ...],
+    ) -> None:
         """Service, configuration and Job of the attempt are there. Raises ConflictError while a namesake's are."""
-        for manifest in manifests.attempt_objects(run, config, self._settings):
+        for manifest in manifests.attempt_objects(run, config, self._settings, avoided_nodes=avoided_nodes):
             await self._bring_about(run, manifest)
 
     async def keep_attempts(self, run: Qwen3FineTune) -> None:

@@ -80,7 +80,14 @@ class LocalBackend:
         """No process of the preparation is left, and nothing tells of it but its log."""
         await asyncio.to_thread(self.forget_preparation, self.folder(run), run.metadata.uid)
 
-    async def start_attempt(self, run: Qwen3FineTune, plan: Plan, config: RunConfig) -> None:
+    async def start_attempt(
+        self,
+        run: Qwen3FineTune,
+        plan: Plan,
+        config: RunConfig,
+        *,
+        avoided_nodes: tuple[str, ...],  # noqa: ARG002
+    ) -> None:
         """A launcher runs for every node of the attempt. One that was begun and not finished is begun anew."""
         folder = self.folder(run).attempt(config.attempt)
         if folder.started_file.exists():
