@@ -14,11 +14,11 @@ PREFIX = "qwen3_finetune"
 class Metrics:
     """What passes and API calls come to, and a view of the runs at the moment of a scrape."""
 
-    def __init__(self, runs: Callable[[], Iterable[dict[str, Any]]], clock: Callable[[], float]) -> None:
-        """`runs` gives every known resource, as the API server last said."""
+    def __init__(self, runs: Callable[[], Iterable[dict[str, Any]]], ticks: Callable[[], float]) -> None:
+        """`runs` gives every known resource, as the API server last said; `ticks` are seconds that never jump."""
         self.registry = CollectorRegistry()
-        self._clock = clock
-        self._last_success_at = clock()
+        self._ticks = ticks
+        self._last_success_at = ticks()
         self.pass_seconds = Histogram(
             f"{PREFIX}_pass_seconds",
             "Duration of one pass over one run, by how it ended.",
@@ -36,12 +36,16 @@ class Metrics:
             f"{PREFIX}_api_call_seconds", "Duration of calls to the API server.", ["verb"], registry=self.registry
         )
         self.errors = Counter(f"{PREFIX}_errors", "Passes and resyncs that failed.", ["kind"], registry=self.registry)
+        self.is_leading = Gauge(
+            f"{PREFIX}_leader", "1: this operator reconciles; 0: it stands by.", registry=self.registry
+        )
+        self.is_leading.set(1)
         age = Gauge(
             f"{PREFIX}_last_successful_pass_age_seconds",
             "Seconds since a pass or a resync last succeeded.",
             registry=self.registry,
         )
-        age.set_function(lambda: self._clock() - self._last_success_at)
+        age.set_function(lambda: self._ticks() - self._last_success_at)
         self.registry.register(_RunsCollector(runs))
 
     def saw_call(self, verb: str, resource: str, code: int, seconds: float) -> None:
@@ -51,7 +55,7 @@ class Metrics:
 
     def saw_success(self) -> None:
         """A pass or a resync succeeded."""
-        self._last_success_at = self._clock()
+        self._last_success_at = self._ticks()
 
 
 class _RunsCollector(Collector):

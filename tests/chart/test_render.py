@@ -11,13 +11,14 @@ from pydantic import BaseModel
 
 from finetune_contract.version import __version__
 from finetune_operator.crd import definition
-from finetune_operator.settings import Settings, load_settings
+from finetune_operator.settings import LeaderElection, Settings, load_settings
 from harness.helm import Helm
 from harness.shell import HarnessError
 
 ROOT = Path(__file__).parents[2]
 NAME = "kit-qwen3-finetune"
 EVERYTHING: dict[str, Any] = {
+    "replicas": 2,
     "serviceAccount": {"annotations": {"example.com/role": "trainer"}},
     "image": {"registry": "registry.example", "pullSecrets": ["pull"]},
     "trainer": {"image": {"registry": "registry.example"}, "environment": {"NCCL_SOCKET_IFNAME": "eth0"}},
@@ -176,6 +177,24 @@ def test_an_operator_of_some_namespaces_has_rights_in_these_alone(render: Any) -
         (kind, f"{namespace}/{NAME}") for kind in ("Role", "RoleBinding") for namespace in ("team-a", "team-b")
     }
     assert rights(objects["Role", f"team-a/{NAME}"]) == RUN_RIGHTS
+
+
+def test_two_replicas_agree_on_one_by_a_lease_in_their_own_namespace(render: Any, tmp_path: Path) -> None:
+    objects = render({"replicas": 2})
+    terms = settings_of(objects, tmp_path).leader_election
+    assert terms == LeaderElection(namespace="system", name=NAME)
+    deployment = objects["Deployment", NAME]["spec"]
+    assert (deployment["replicas"], deployment["strategy"]["type"]) == (2, "RollingUpdate")
+    assert objects["PodDisruptionBudget", NAME]["spec"]["maxUnavailable"] == 1
+    creating, changing = objects["Role", f"{NAME}-leader"]["rules"]
+    assert (creating["resources"], creating["verbs"]) == (["leases"], ["create"])
+    assert (changing["resourceNames"], changing["verbs"]) == ([NAME], ["get", "patch"])
+    assert rights(objects["ClusterRole", NAME]) == {**RUN_RIGHTS, "nodes": "list"}
+
+
+def test_one_replica_needs_no_lease(render: Any) -> None:
+    assert render()["Deployment", NAME]["spec"]["strategy"] == {"type": "Recreate"}
+    assert "leases" not in str(render())
 
 
 def test_a_change_of_settings_restarts_the_operator(render: Any) -> None:

@@ -47,6 +47,7 @@ OTHER: dict[str, Any] = {
 }
 # What must be switched on for a value to matter.
 ALL_ON: dict[str, Any] = {
+    "replicas": 2,
     "metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}},
     "networkPolicy": {"operator": {"enabled": True}, "trainer": {"enabled": True, "namespaces": ["team"]}},
 }
