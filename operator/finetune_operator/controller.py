@@ -33,16 +33,14 @@ class Controller:
         self,
         settings: Settings,
         namespaces: tuple[str, ...] = (),
-        clock: Callable[[], float] = time.time,
         ticks: Callable[[], float] = time.monotonic,
     ):
-        """`namespaces` to look after; empty: the whole cluster. `clock` is in unix seconds; `ticks` never jumps."""
+        """`namespaces` to look after; empty: the whole cluster. `ticks` are seconds that never jump."""
         self.settings = settings
         self.store = Store()
         self.metrics = Metrics(self._bodies, ticks)
         self.runner: Runner[RunKey] = Runner(self._one_pass)
         self._scopes: tuple[str | None, ...] = namespaces or (None,)
-        self._clock = clock
         self._ticks = ticks
         self._may_act: Callable[[], bool] = lambda: True
         self._stands_by = False
@@ -71,7 +69,7 @@ class Controller:
         """
         if self._api is None:
             self._api = api or await Api.connect(self.metrics.saw_call, self._may_act)
-            self._backend = KubernetesBackend(self._api, self.store, self.settings, self._clock)
+            self._backend = KubernetesBackend(self._api, self.store, self.settings)
         await self.resync()
         self._is_started = True
         self._resyncing = asyncio.get_running_loop().create_task(self._resync_forever(), name="resync")
@@ -124,7 +122,8 @@ class Controller:
         return "the API server has not told yet what there is"
 
     async def _one_pass(self, key: RunKey) -> float | None:
-        assert self._backend is not None, "passes begin after start()"
+        assert self._api is not None, "passes begin after start()"
+        assert self._backend is not None
         body = self.store.run(key)
         if body is None:
             self._backend.forget(key)
@@ -132,7 +131,7 @@ class Controller:
         ended_pods, result = self.store.ended_pods(key), "failed"
         started = time.monotonic()
         try:
-            done = await run_pass(body, self._backend, self.settings, self._clock())
+            done = await run_pass(body, self._backend, self.settings, self._api.clock())
             await self._keep_attempts(body)
             result = "wrote" if done.was_written else "unchanged"
         except ConflictError:

@@ -11,8 +11,6 @@ trainer says as it ends reaches the operator with the pod's last state, which th
 an operator that was down just then still knows the last checkpoint from the progress in the run's status.
 """
 
-from collections.abc import Callable
-
 from finetune_contract import PrepareConfig, PushConfig, RunConfig, paths
 from finetune_operator import manifests, names
 from finetune_operator.backends import Addressed
@@ -39,15 +37,15 @@ _CREATED_ONCE = (CLAIMS, JOBS)
 class KubernetesBackend:
     """A `Backend` whose eyes are the store and whose hands are the API."""
 
-    def __init__(self, api: Api, store: Store, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(self, api: Api, store: Store, settings: Settings) -> None:
         self._api = api
         self._store = store
         self._settings = settings
-        self._complaints = Complaints(api, clock)
-        self._claims = Claims(api, store, self._complaints, clock)
-        self._nodes = Nodes(api, clock)
-        self._events = Events(api, clock)
-        self._progress = ProgressPoller(paths.PROGRESS_PORT, settings.progress_interval_seconds, clock)
+        self._complaints = Complaints(api, api.clock)
+        self._claims = Claims(api, store, self._complaints)
+        self._nodes = Nodes(api)
+        self._events = Events(api, api.clock)
+        self._progress = ProgressPoller(paths.PROGRESS_PORT, settings.progress_interval_seconds, api.clock)
 
     async def close(self) -> None:
         """Closes the connections to pods; the API belongs to the caller."""

@@ -18,6 +18,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
+from finetune_operator.backends.kubernetes.clock import ServerClock
 from finetune_operator.backends.kubernetes.kinds import Kind
 from finetune_operator.names import MANAGER
 
@@ -66,6 +67,8 @@ class Api:
         self._client = client
         self._observe_call = observe_call
         self._may_act = may_act
+        self.clock = ServerClock()
+        """Set by every answer."""
 
     @classmethod
     async def connect(
@@ -163,7 +166,10 @@ class Api:
         url = self._client.configuration.host + path
         if words := {key: value for key, value in query.items() if value}:
             url += "?" + urlencode(words)
+        asked_at = self.clock.ticks()
         answer = await self._client.call_api(method, url, headers, body, _request_timeout=TIMEOUT)
+        if answer.status < 500:  # else it may be a proxy that speaks
+            self.clock.heard(answer.headers.get("Date"), asked_at)
         return answer.status, await answer.read()
 
 
