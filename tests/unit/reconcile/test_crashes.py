@@ -118,7 +118,7 @@ def timeless(status: Status) -> dict[str, Any]:
     for record in [*dumped["attempts"], *dumped["preparationFailures"], dumped["push"]]:
         for key in ("startedAt", "endedAt", "runningSince"):
             record.pop(key, None)
-    del dumped["preparation"]["finishedAt"], dumped["progress"]["updatedAt"]
+    del dumped["preparation"]["finishedAt"], dumped["progress"]["updatedAt"], dumped["progress"]["seenAt"]
     return dumped
 
 
