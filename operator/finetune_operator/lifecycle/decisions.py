@@ -25,7 +25,7 @@ from finetune_operator.observation import Attempt, Observation, WorkerState
 from finetune_operator.planning import Plan, PlanError
 from finetune_operator.resource import Mode, Qwen3FineTune
 from finetune_operator.settings import Settings
-from finetune_operator.status import Status
+from finetune_operator.status import ConditionStatus, ConditionType, Phase, Status
 
 KEPT_ATTEMPTS = 2
 """Ended attempts whose workers stay while the run goes on, so that their logs can be read."""
@@ -51,7 +51,7 @@ def decide_pass(
     """
     view = View(run=run, observation=observation, plan=plan, settings=settings, now=now)
     if is_final(previous, run):
-        return _final_pass(_observed(previous, run), view)
+        return _final_pass(_observed(_told_again(previous, view), run), view)
     status = remembered(previous, view)
     actions = _actions(status, view)
     status = _observed(with_conditions(_begun(status, actions, view), actions, view), run)
@@ -77,6 +77,16 @@ def _observed(status: Status, run: Qwen3FineTune) -> Status:
     generation = run.metadata.generation
     conditions = tuple(each.model_copy(update={"observed_generation": generation}) for each in status.conditions)
     return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
+
+
+def _told_again(status: Status, view: View) -> Status:
+    """What a final `status` sums up is as it was, even if somebody has written something else there."""
+    said = next((each.status for each in status.conditions if each.type is ConditionType.SUCCEEDED), None)
+    is_failed = status.failure is not None
+    is_told = said is (ConditionStatus.FALSE if is_failed else ConditionStatus.TRUE)
+    if is_told and status.phase is (Phase.FAILED if is_failed else Phase.SUCCEEDED):
+        return status
+    return with_conditions(status, (), view)
 
 
 def _final_pass(status: Status, view: View) -> Decision:

@@ -13,6 +13,7 @@ from finetune_operator.status.preparation import (
     SourceStatus,
 )
 from finetune_operator.status.progress import AlarmStatus, CheckpointStatus, ProgressStatus, TrackerStatus
+from finetune_operator.status.reading import read_status
 from finetune_operator.status.results import ArtifactStatus, PushedStatus, PushStatus
 from finetune_operator.status.status import Status
 
@@ -46,4 +47,5 @@ __all__ = [
     "StatusModel",
     "Timestamp",
     "TrackerStatus",
+    "read_status",
 ]
