@@ -13,12 +13,14 @@ from collections.abc import Callable
 from finetune_operator.backends.kubernetes import KubernetesBackend
 from finetune_operator.backends.kubernetes.client import Api, ConflictError, Object
 from finetune_operator.backends.kubernetes.kinds import RUNS, WATCHED, Kind, selector
+from finetune_operator.backends.kubernetes.pods import created_at
 from finetune_operator.backends.kubernetes.store import RunKey, Store, key_of
 from finetune_operator.metrics import Metrics
-from finetune_operator.reconcile import run_pass
+from finetune_operator.reconcile import PassResult, run_pass
 from finetune_operator.resource import InvalidResourceError, parse_resource
 from finetune_operator.runner import Runner
 from finetune_operator.settings import Settings
+from finetune_operator.status import TERMINAL_PHASES, Phase
 
 STALLED_AFTER_RESYNCS = 5
 """So many missed resyncs, or a pass that has run for so long, mean that nothing is being reconciled."""
@@ -38,7 +40,7 @@ class Controller:
         """`namespaces` to look after; empty: the whole cluster. `ticks` are seconds that never jump."""
         self.settings = settings
         self.store = Store()
-        self.metrics = Metrics(self._bodies, ticks)
+        self.metrics = Metrics(self._bodies, self._now, ticks)
         self.runner: Runner[RunKey] = Runner(self._one_pass)
         self._scopes: tuple[str | None, ...] = namespaces or (None,)
         self._ticks = ticks
@@ -133,6 +135,7 @@ class Controller:
         try:
             done = await run_pass(body, self._backend, self.settings, self._api.clock())
             await self._keep_attempts(body)
+            self._saw_phase(body, done)
             result = "wrote" if done.was_written else "unchanged"
         except ConflictError:
             result = "conflict"
@@ -146,6 +149,16 @@ class Controller:
         if self.store.told(key, ended_pods):
             self.runner.wake(key)  # the pods that were shown for the last time are gone for the next pass
         return done.next_look_seconds
+
+    def _now(self) -> float:
+        """Unix seconds by the API server; before it has spoken, by this machine."""
+        return time.time() if self._api is None else self._api.clock()
+
+    def _saw_phase(self, before: Object, done: PassResult) -> None:
+        status = done.status
+        is_news = done.was_written and before.get("status", {}).get("phase", Phase.PENDING) != status.phase
+        if is_news and (status.restarts == 0 or status.phase in TERMINAL_PHASES):
+            self.metrics.saw_phase(status.phase, self._now() - created_at(before))
 
     async def _keep_attempts(self, body: Object) -> None:
         assert self._backend is not None, "passes begin after start()"

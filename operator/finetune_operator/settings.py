@@ -67,6 +67,15 @@ class Limits(SettingsModel):
     may create a run send requests to every address that pods can reach."""
 
 
+class Pricing(SettingsModel):
+    """What GPU time costs; shown in status, and nothing is decided by it."""
+
+    currency: str = Field(default="", max_length=16)
+    """As it is written after a sum: EUR."""
+    per_gpu_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """By GPU resource, such as nvidia.com/gpu; without an entry no price is shown."""
+
+
 class LeaderElection(SettingsModel):
     """The Lease by which several operators agree on the one that acts."""
 
@@ -94,6 +103,7 @@ class Settings(SettingsModel):
     limits: Limits = Limits()
     namespaces: tuple[str, ...] = ()
     """Namespaces to watch; empty: all."""
+    pricing: Pricing = Pricing()
     leader_election: LeaderElection | None = None
     """None: this operator is alone."""
     progress_interval_seconds: Annotated[float, Field(gt=0, le=300)] = 10

@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from finetune_contract.version import __version__
 from finetune_operator.crd import definition
-from finetune_operator.settings import LeaderElection, Settings, load_settings
+from finetune_operator.metrics import Metrics
+from finetune_operator.settings import LeaderElection, Pricing, Settings, load_settings
 from harness.helm import Helm
 from harness.shell import HarnessError
 
@@ -22,7 +23,7 @@ EVERYTHING: dict[str, Any] = {
     "serviceAccount": {"annotations": {"example.com/role": "trainer"}},
     "image": {"registry": "registry.example", "pullSecrets": ["pull"]},
     "trainer": {"image": {"registry": "registry.example"}, "environment": {"NCCL_SOCKET_IFNAME": "eth0"}},
-    "metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}},
+    "metrics": {each: {"enabled": True} for each in ("serviceMonitor", "podMonitor", "prometheusRule")},
     "networkPolicy": {
         "operator": {"enabled": True, "extraEgress": [{"ports": [{"port": 8443}]}]},
         "trainer": {"enabled": True, "namespaces": ["team-a", "team-b"], "extraIngress": [{"ports": [{"port": 9000}]}]},
@@ -101,6 +102,7 @@ def test_settings_carry_the_values(render: Any, tmp_path: Path) -> None:
         "limits": {"priorityClasses": ["low", "high"]},
         "watchNamespaces": ["team-a", "team-b"],
         "settings": {"progressIntervalSeconds": 0.5},
+        "pricing": {"currency": "EUR", "perGpuHour": {"nvidia.com/gpu": 2.5}},
     }
     settings = settings_of(render(values), tmp_path)
     assert settings.image.reference == f"registry.example/team/qwen3-finetune-trainer@sha256:{'a' * 64}"
@@ -110,6 +112,7 @@ def test_settings_carry_the_values(render: Any, tmp_path: Path) -> None:
     assert settings.limits.priority_classes == ("low", "high")
     assert settings.namespaces == ("team-a", "team-b")
     assert settings.progress_interval_seconds == 0.5
+    assert settings.pricing == Pricing(currency="EUR", per_gpu_hour={"nvidia.com/gpu": 2.5})
 
 
 def test_the_admin_says_where_runs_may_push_to(render: Any, tmp_path: Path) -> None:
@@ -195,6 +198,16 @@ def test_two_replicas_agree_on_one_by_a_lease_in_their_own_namespace(render: Any
 def test_one_replica_needs_no_lease(render: Any) -> None:
     assert render()["Deployment", NAME]["spec"]["strategy"] == {"type": "Recreate"}
     assert "leases" not in str(render())
+
+
+def test_alerts_ask_for_metrics_that_there_are(render: Any) -> None:
+    known = {family.name for family in Metrics(list, clock=lambda: 0.0, ticks=lambda: 0.0).registry.collect()}
+    [group] = render(EVERYTHING)["PrometheusRule", NAME]["spec"]["groups"]
+    for rule in group["rules"]:
+        asked = set(re.findall(r"qwen3_finetune_[a-z_]+", rule["expr"]))
+        assert {name.removesuffix("_total") for name in asked} <= known, rule["alert"]
+    assert "> 21600" in group["rules"][-1]["expr"]
+    assert "{{ $value | humanizeDuration }}" in group["rules"][-1]["annotations"]["summary"]
 
 
 def test_a_change_of_settings_restarts_the_operator(render: Any) -> None:

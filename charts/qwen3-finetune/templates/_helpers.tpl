@@ -66,6 +66,9 @@ limits:
   pushHubs: {{ toJson .Values.limits.pushHubs }}
   s3Endpoints: {{ toJson .Values.limits.s3Endpoints }}
 namespaces: {{ toJson .Values.watchNamespaces }}
+pricing:
+  currency: {{ .Values.pricing.currency | quote }}
+  perGpuHour: {{ toJson .Values.pricing.perGpuHour }}
 {{- if gt (int .Values.replicas) 1 }}
 leaderElection:
   namespace: {{ .Release.Namespace }}

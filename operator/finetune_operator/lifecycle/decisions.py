@@ -6,6 +6,7 @@ from finetune_operator.failures import Verdict
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import is_over, is_stopping
 from finetune_operator.lifecycle.conditions import is_at_rest, with_conditions
+from finetune_operator.lifecycle.cost import with_cost
 from finetune_operator.lifecycle.decision import (
     Action,
     Decision,
@@ -55,6 +56,7 @@ def decide_pass(
     status = remembered(previous, view)
     actions = _actions(status, view)
     status = _observed(with_conditions(_begun(status, actions, view), actions, view), run)
+    status = with_cost(status, previous, view)
     return Decision(
         status=status,
         actions=actions,

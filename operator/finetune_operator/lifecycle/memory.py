@@ -4,6 +4,7 @@ from finetune_operator.failures import Verdict, done_outcome
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import advanced, new_record
 from finetune_operator.lifecycle.conditions import is_at_rest
+from finetune_operator.lifecycle.cost import with_released_gpus, with_times
 from finetune_operator.lifecycle.decision import View
 from finetune_operator.lifecycle.finals import finished, given_up, planned_only, reopened
 from finetune_operator.lifecycle.mending import mended, with_result_forgotten
@@ -55,9 +56,10 @@ def _with_attempts(status: Status, view: View) -> Status:
 
 def _with_attempt(status: Status, record: AttemptStatus, attempt: Attempt | None, view: View) -> Status:
     """`status` after one more look at an attempt that is not decided yet."""
+    before = status
     if attempt is not None:
         status = with_last_words(with_progress(status, attempt, view), attempt)
-    new = advanced(record, attempt, status, view)
+    new = with_times(advanced(record, attempt, status, view), record, before, status, view.now)
     others = tuple(other for other in status.attempts if other.number != new.number)
     records = tuple(sorted((*others, new), key=lambda each: each.number))[-MAX_ATTEMPTS:]
     return status.model_copy(
@@ -131,6 +133,7 @@ _IN_ORDER = (
     _with_resumption,
     with_preparation,
     _with_attempts,
+    with_released_gpus,
     _with_end,
     _with_plan,
     _with_deadline,

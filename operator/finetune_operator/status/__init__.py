@@ -3,6 +3,7 @@
 from finetune_operator.status.attempts import AttemptStatus, FailureStatus
 from finetune_operator.status.base import MAX_ATTEMPTS, Line, Message, StatusModel, Timestamp
 from finetune_operator.status.conditions import TERMINAL_PHASES, Condition, ConditionStatus, ConditionType, Phase
+from finetune_operator.status.cost import CostStatus, EarlierCostStatus
 from finetune_operator.status.plan import BatchStageStatus, MemoryComponent, PlanStatus
 from finetune_operator.status.preparation import (
     DatasetStatus,
@@ -28,7 +29,9 @@ __all__ = [
     "Condition",
     "ConditionStatus",
     "ConditionType",
+    "CostStatus",
     "DatasetStatus",
+    "EarlierCostStatus",
     "FailureStatus",
     "LengthBinStatus",
     "Line",

@@ -10,7 +10,15 @@ from hypothesis import strategies as st
 from finetune_contract import PEER_LOST, ExitCode, Stage
 from finetune_operator.lifecycle.attempts import has_live_worker
 from finetune_operator.observation import Attempt, WorkerState
-from finetune_operator.status import TERMINAL_PHASES, Condition, ConditionStatus, ConditionType, Phase, Status
+from finetune_operator.status import (
+    TERMINAL_PHASES,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    CostStatus,
+    Phase,
+    Status,
+)
 from support.fake_cluster import FakeCluster
 from support.runs import (
     attempt,
@@ -30,6 +38,7 @@ Move = tuple[Any, ...]
 """What happens, and the figures that belong to it."""
 
 FAILED = WorkerState.FAILED
+NOTHING_YET = {"gpu_seconds": 0, "useful_gpu_seconds": 0, "lost_gpu_seconds": 0, "queued_seconds": 0}
 ENDS: dict[str, dict[str, Any]] = {
     "killed": {"exit_code": 137},
     "evicted": {"exit_code": 143, "disruption": "EvictionByEvictionAPI"},
@@ -107,7 +116,14 @@ def check_pass(before: Status, after: Status) -> None:
     numbers = [record.number for record in after.attempts]
     assert numbers == sorted(set(numbers)), "an attempt is recorded once"
     decided = {record.number: record for record in before.attempts if record.decision}
-    assert all(decided.get(record.number, record) == record for record in after.attempts), "decided is decided"
+    for record in after.attempts:
+        known = decided.get(record.number, record)
+        assert known.released_at in (None, record.released_at)
+        assert record == known.model_copy(update={"released_at": record.released_at}), "decided is decided"
+    old_cost, cost = before.cost or CostStatus(**NOTHING_YET), after.cost or CostStatus(**NOTHING_YET)
+    for sum_name in NOTHING_YET:
+        assert getattr(cost, sum_name) >= getattr(old_cost, sum_name), "what was spent stays spent"
+    assert cost.useful_gpu_seconds + cost.lost_gpu_seconds <= cost.gpu_seconds
     assert (after.failures, after.restarts) >= (before.failures, before.restarts)
     if running_condition(after).status is ConditionStatus.TRUE or after.phase is Phase.RUNNING:
         last = after.attempts[-1]
