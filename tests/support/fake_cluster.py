@@ -36,6 +36,10 @@ class FakeCluster:
         self.is_deleted = False
         self._crash_after = crash_after
 
+    def dies_after(self, writes: int | None) -> None:
+        """The operator's next death comes after so many more writes; None: it lives."""
+        self._crash_after = None if writes is None else len(self.writes) + writes
+
     @property
     def status(self) -> Status:
         return read_status(self.body.get("status") or {})[0]

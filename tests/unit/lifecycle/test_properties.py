@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_contract import PEER_LOST, ExitCode, Stage
+from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import has_live_worker
 from finetune_operator.observation import Attempt, WorkerState
 from finetune_operator.status import (
@@ -135,6 +136,27 @@ def check_pass(before: Status, after: Status) -> None:
         assert new is None or new.eta is None, "nothing that stands still has an ETA"
 
 
+def check_columns(cluster: FakeCluster, before: Status) -> None:
+    """What `kubectl get` shows is never blank without a reason beside it, and never old without saying so."""
+    status = cluster.status
+    planned = next(each for each in status.conditions if each.type is ConditionType.PLANNED)
+    assert status.plan is not None or planned.status is ConditionStatus.FALSE, "GPUS is shown, or why there are none"
+    shown = status.progress
+    if shown is None:
+        assert before.progress is None, "PROGRESS, STEP and LOSS stay"
+        return
+    assert not before.progress or before.progress.loss is None or shown.loss is not None
+    record = next((each for each in status.attempts if each.number == shown.attempt), None)
+    newest = max(cluster.attempts.values(), key=lambda each: each.number, default=None)
+    is_under_way = record is not None and record.decision is None
+    if not is_under_way:
+        assert (shown.eta, shown.tokens_per_second, shown.stale) == (None, None, False), "what has stopped has no speed"
+    elif newest is not None and newest.number == shown.attempt:
+        heard_at = newest.progress_seen_at or text.seconds_of(there(shown.seen_at))
+        is_old = cluster.now - heard_at > cluster.settings.stale_after_seconds
+        assert shown.stale == is_old, "old figures say that they are"
+
+
 @settings(max_examples=120, deadline=None)
 @given(moves=st.lists(MOVES, max_size=30))
 def test_no_sequence_of_events_breaks_a_promise(moves: list[Move]) -> None:
@@ -150,6 +172,7 @@ async def _played(moves: list[Move]) -> None:
         result = await cluster.one_pass()
         assert result.status == cluster.status, "what the pass says is what was written"
         check_pass(before, cluster.status)
+        check_columns(cluster, before)
         if cluster.started != started:
             assert not alive, "an attempt was started while a worker of an earlier one was left"
             assert cluster.started[-1] >= 1 + max((record.number for record in before.attempts), default=0)
