@@ -73,7 +73,7 @@ class ProgressPoller:
             async with self._open().get(f"http://{host}:{self._port}/progress", allow_redirects=False) as answer:
                 if answer.status != 200:
                     return None
-                return Progress.model_validate_json(await answer.content.read(MAX_BYTES))
+                return Progress.model_validate_json(await _bounded(answer.content))
         except (aiohttp.ClientError, TimeoutError, OSError, ValidationError):
             return None  # it may still be loading, or a network policy forbids it: `progress_seen_at` tells how old
 
@@ -82,6 +82,16 @@ class ProgressPoller:
             # one-shot connections: pods come and go, and ten seconds is longer than most keep an idle one
             self._session = aiohttp.ClientSession(timeout=TIMEOUT, connector=aiohttp.TCPConnector(force_close=True))
         return self._session
+
+
+async def _bounded(content: aiohttp.StreamReader) -> bytes:
+    """The whole body, however many pieces it comes in; of one that is too long, its beginning."""
+    body = b""
+    async for piece in content.iter_any():
+        body += piece
+        if len(body) > MAX_BYTES:
+            break
+    return body
 
 
 def _serves_progress(pod: Object) -> bool:
