@@ -35,6 +35,7 @@ OTHER: dict[str, Any] = {
     "trainer.image.pullPolicy": "Always",
     "metrics.podMonitor.interval": "1m",
     "metrics.serviceMonitor.interval": "1m",
+    "replicas": 3,
     "pricing.perGpuHour": {"nvidia.com/gpu": 2.5},
     "tolerations": [{"key": "a", "operator": "Exists"}],
     "trainer.sharedMemory": "1Gi",
