@@ -123,7 +123,8 @@ def classify(attempt: Attempt) -> Ending:
     if "DisruptionTarget" in (attempt.job_message or ""):  # the Job controller's own words for a pod that is gone
         return _ending(Cause.DISRUPTION, f"a worker was taken away: {attempt.job_message}")
     if any(worker.state is WorkerState.SUCCEEDED for worker in attempt.workers):
-        return _ending(Cause.UNEXPECTED, "the workers ended with exit code 0 and left no result")
+        said = next((f": {worker.message}" for worker in attempt.workers if worker.message), "")
+        return _ending(Cause.UNEXPECTED, f"the workers ended with exit code 0 and left no result{said}")
     said = f"the last word was: {attempt.job_message}" if attempt.job_message else "nobody said why"
     return _ending(Cause.INFRASTRUCTURE, f"the workers are gone, and {said}")
 
@@ -155,7 +156,9 @@ def _classify_single(ended: Preparation | Push, who: str) -> Ending:
         said = ended.message or ended.reason or "nobody said why"
         return _ending(Cause.INFRASTRUCTURE, f"{who} could not run: {said}")
     cause = _cause_of_code(ended.exit_code)
-    return _ending(cause, f"{who} ended with exit code {ended.exit_code} and left no report", exit_code=ended.exit_code)
+    said = f": {ended.message}" if ended.message else ""
+    message = f"{who} ended with exit code {ended.exit_code} and left no report{said}"
+    return _ending(cause, message, exit_code=ended.exit_code)
 
 
 def suspect_node(ending: Ending) -> str | None:

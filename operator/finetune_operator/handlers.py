@@ -30,14 +30,6 @@ async def close(memo: Any, **_: Any) -> None:
     await controller(memo).close()
 
 
-@kopf.on.probe(id="reconciling")
-async def probe(memo: Any, **_: Any) -> str:
-    """Fails when nothing is being reconciled. Any error but a permanent one would leave the request hanging."""
-    if (why := controller(memo).stalled()) is not None:
-        raise kopf.PermanentError(why)
-    return "ok"
-
-
 @kopf.on.event(RUNS.group, RUNS.version, RUNS.plural)
 async def run_seen(event: kopf.RawEvent, memo: Any, **_: Any) -> None:
     """A run was made, changed, deleted, or is there at start."""

@@ -42,7 +42,7 @@ from finetune_operator.planning import (
 )
 from finetune_operator.resource import InvalidResourceError, Metadata, Qwen3FineTune, parse_resource
 from finetune_operator.settings import Settings
-from finetune_operator.status import RecoveryStatus, Status
+from finetune_operator.status import RecoveryStatus, Status, read_status
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,7 +71,7 @@ async def run_pass(body: dict[str, Any], backend: Backend, settings: Settings, n
     know what has been recorded. A resource that is being deleted is left alone; its children go by garbage collection.
     Raises what the backend raises: the caller runs the pass again, and nothing is lost by that.
     """
-    previous = Status.model_validate(body.get("status") or {})
+    previous, unreadable = read_status(body.get("status") or {})
     try:
         run = parse_resource(body)
     except InvalidResourceError as error:
@@ -86,6 +86,8 @@ async def run_pass(body: dict[str, Any], backend: Backend, settings: Settings, n
         await backend.publish_status(run, decision.status)
     for action in decision.actions:
         await _act(action, run, decision.status, plan, backend, settings)
+    if unreadable and was_written:
+        await _tell((_left_out(unreadable),), run, backend)
     await _tell(decision.events, run, backend)
     return PassResult(status=decision.status, was_written=was_written, next_look_seconds=decision.next_look_seconds)
 
@@ -170,6 +172,11 @@ async def _refused_pass(
         await backend.publish_status(broken, status)
         await _tell(events_between(previous, status), broken, backend)
     return PassResult(status=status, was_written=status != previous, next_look_seconds=None)
+
+
+def _left_out(problems: tuple[str, ...]) -> Event:
+    message = f"parts of the status could not be read and were left out: {'; '.join(problems)}"
+    return Event(reason="StatusUnreadable", message=message, is_warning=True)
 
 
 async def _tell(events: tuple[Event, ...], run: Addressed, backend: Backend) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic.alias_generators import to_camel
 
 
@@ -70,6 +70,34 @@ class Limits(SettingsModel):
     may create a run send requests to every address that pods can reach."""
 
 
+class Pricing(SettingsModel):
+    """What GPU time costs; shown in status, and nothing is decided by it."""
+
+    currency: str = Field(default="", max_length=16)
+    """As it is written after a sum: EUR."""
+    per_gpu_hour: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    """By GPU resource, such as nvidia.com/gpu; without an entry no price is shown."""
+
+
+class LeaderElection(SettingsModel):
+    """The Lease by which several operators agree on the one that acts."""
+
+    namespace: str
+    name: str
+    lease_seconds: int = Field(default=15, ge=3, le=600)
+    """A Lease that has not been renewed for so long is free: how long nobody acts after a leader died."""
+    renew_seconds: int = Field(default=10, ge=2, le=600)
+    """A leader that could not renew it for so long acts no more, and ends."""
+    retry_seconds: int = Field(default=2, ge=1, le=60)
+    """Between two looks at it, of leader and others alike."""
+
+    @model_validator(mode="after")
+    def _has_room(self) -> "LeaderElection":
+        if not self.retry_seconds < self.renew_seconds < self.lease_seconds:
+            raise ValueError("retrySeconds < renewSeconds < leaseSeconds must hold, else two could lead at once")
+        return self
+
+
 class Settings(SettingsModel):
     """Everything the admin decides."""
 
@@ -78,6 +106,9 @@ class Settings(SettingsModel):
     limits: Limits = Limits()
     namespaces: tuple[str, ...] = ()
     """Namespaces to watch; empty: all."""
+    pricing: Pricing = Pricing()
+    leader_election: LeaderElection | None = None
+    """None: this operator is alone."""
     progress_interval_seconds: Annotated[float, Field(gt=0, le=300)] = 10
     """How often rank 0 of a running attempt is asked, and at most how often its progress is written to status."""
     stale_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 60

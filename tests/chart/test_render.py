@@ -11,17 +11,19 @@ from pydantic import BaseModel
 
 from finetune_contract.version import __version__
 from finetune_operator.crd import definition
-from finetune_operator.settings import Settings, load_settings
+from finetune_operator.metrics import Metrics
+from finetune_operator.settings import LeaderElection, Pricing, Settings, load_settings
 from harness.helm import Helm
 from harness.shell import HarnessError
 
 ROOT = Path(__file__).parents[2]
 NAME = "kit-qwen3-finetune"
 EVERYTHING: dict[str, Any] = {
+    "replicas": 2,
     "serviceAccount": {"annotations": {"example.com/role": "trainer"}},
     "image": {"registry": "registry.example", "pullSecrets": ["pull"]},
     "trainer": {"image": {"registry": "registry.example"}, "environment": {"NCCL_SOCKET_IFNAME": "eth0"}},
-    "metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}},
+    "metrics": {each: {"enabled": True} for each in ("serviceMonitor", "podMonitor", "prometheusRule")},
     "networkPolicy": {
         "operator": {"enabled": True, "extraEgress": [{"ports": [{"port": 8443}]}]},
         "trainer": {"enabled": True, "namespaces": ["team-a", "team-b"], "extraIngress": [{"ports": [{"port": 9000}]}]},
@@ -100,6 +102,7 @@ def test_settings_carry_the_values(render: Any, tmp_path: Path) -> None:
         "limits": {"priorityClasses": ["low", "high"]},
         "watchNamespaces": ["team-a", "team-b"],
         "settings": {"progressIntervalSeconds": 0.5},
+        "pricing": {"currency": "EUR", "perGpuHour": {"nvidia.com/gpu": 2.5}},
     }
     settings = settings_of(render(values), tmp_path)
     assert settings.image.reference == f"registry.example/team/qwen3-finetune-trainer@sha256:{'a' * 64}"
@@ -109,6 +112,7 @@ def test_settings_carry_the_values(render: Any, tmp_path: Path) -> None:
     assert settings.limits.priority_classes == ("low", "high")
     assert settings.namespaces == ("team-a", "team-b")
     assert settings.progress_interval_seconds == 0.5
+    assert settings.pricing == Pricing(currency="EUR", per_gpu_hour={"nvidia.com/gpu": 2.5})
 
 
 def test_the_admin_says_where_runs_may_push_to(render: Any, tmp_path: Path) -> None:
@@ -176,6 +180,34 @@ def test_an_operator_of_some_namespaces_has_rights_in_these_alone(render: Any) -
         (kind, f"{namespace}/{NAME}") for kind in ("Role", "RoleBinding") for namespace in ("team-a", "team-b")
     }
     assert rights(objects["Role", f"team-a/{NAME}"]) == RUN_RIGHTS
+
+
+def test_two_replicas_agree_on_one_by_a_lease_in_their_own_namespace(render: Any, tmp_path: Path) -> None:
+    objects = render({"replicas": 2})
+    terms = settings_of(objects, tmp_path).leader_election
+    assert terms == LeaderElection(namespace="system", name=NAME)
+    deployment = objects["Deployment", NAME]["spec"]
+    assert (deployment["replicas"], deployment["strategy"]["type"]) == (2, "RollingUpdate")
+    assert objects["PodDisruptionBudget", NAME]["spec"]["maxUnavailable"] == 1
+    creating, changing = objects["Role", f"{NAME}-leader"]["rules"]
+    assert (creating["resources"], creating["verbs"]) == (["leases"], ["create"])
+    assert (changing["resourceNames"], changing["verbs"]) == ([NAME], ["get", "patch"])
+    assert rights(objects["ClusterRole", NAME]) == {**RUN_RIGHTS, "nodes": "list"}
+
+
+def test_one_replica_needs_no_lease(render: Any) -> None:
+    assert render()["Deployment", NAME]["spec"]["strategy"] == {"type": "Recreate"}
+    assert "leases" not in str(render())
+
+
+def test_alerts_ask_for_metrics_that_there_are(render: Any) -> None:
+    known = {family.name for family in Metrics(list, clock=lambda: 0.0, ticks=lambda: 0.0).registry.collect()}
+    [group] = render(EVERYTHING)["PrometheusRule", NAME]["spec"]["groups"]
+    for rule in group["rules"]:
+        asked = set(re.findall(r"qwen3_finetune_[a-z_]+", rule["expr"]))
+        assert {name.removesuffix("_total") for name in asked} <= known, rule["alert"]
+    assert "> 21600" in group["rules"][-1]["expr"]
+    assert "{{ $value | humanizeDuration }}" in group["rules"][-1]["annotations"]["summary"]
 
 
 def test_a_change_of_settings_restarts_the_operator(render: Any) -> None:

@@ -36,6 +36,8 @@ OTHER: dict[str, Any] = {
     "trainer.image.pullPolicy": "Always",
     "metrics.podMonitor.interval": "1m",
     "metrics.serviceMonitor.interval": "1m",
+    "replicas": 3,
+    "pricing.perGpuHour": {"nvidia.com/gpu": 2.5},
     "tolerations": [{"key": "a", "operator": "Exists"}],
     "trainer.sharedMemory": "1Gi",
     "trainer.prepareCpu": "1",
@@ -48,7 +50,8 @@ OTHER: dict[str, Any] = {
 }
 # What must be switched on for a value to matter.
 ALL_ON: dict[str, Any] = {
-    "metrics": {"serviceMonitor": {"enabled": True}, "podMonitor": {"enabled": True}},
+    "replicas": 2,
+    "metrics": {each: {"enabled": True} for each in ("serviceMonitor", "podMonitor", "prometheusRule")},
     "networkPolicy": {"operator": {"enabled": True}, "trainer": {"enabled": True, "namespaces": ["team"]}},
 }
 
@@ -76,7 +79,7 @@ def test_every_value_has_an_effect(render: Any, path: str) -> None:
     base = ALL_ON
     if path.endswith("trainer.enabled"):
         base = {"networkPolicy": {"trainer": {"namespaces": ["team"]}}}
-    elif path.endswith(("Monitor.enabled", "operator.enabled")):
+    elif path.endswith(("Monitor.enabled", "Rule.enabled", "operator.enabled")):
         base = {}
     assert render(with_value(base, path, other(path))) != render(base)
 

@@ -17,7 +17,9 @@ from support.operator_process import OperatorProcess
 
 ROOT = Path(__file__).parents[2]
 SYSTEM = "finetune-system"
-_RIGHTS = frozenset({"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "ServiceAccount"})
+_RIGHTS = frozenset(
+    {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount"}
+)
 
 
 @pytest.fixture(scope="session")
@@ -30,7 +32,8 @@ def control_plane() -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def operator_account(control_plane: ControlPlane) -> str:
     """The chart's CRD, roles and ServiceAccount are there; the name of that account."""
-    rendered = control_plane.helm("template", "kit", ROOT / "charts" / "qwen3-finetune", "--namespace", SYSTEM)
+    chart = ROOT / "charts" / "qwen3-finetune"
+    rendered = control_plane.helm("template", "kit", chart, "--namespace", SYSTEM, "--set", "replicas=2")
     objects = [each for each in yaml.safe_load_all(rendered) if each and each["kind"] in _RIGHTS]
     control_plane.kubectl("create", "namespace", SYSTEM)
     control_plane.kubectl.apply(objects)

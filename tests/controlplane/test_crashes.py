@@ -13,8 +13,8 @@ from support.control import Control
 from support.operator_process import FAST
 
 AT_ONCE = 9
-TIMES = ("At", "Since", "Time")
-"""Endings of the fields of a status that tell when something happened."""
+TIMES = ("At", "Since", "Time", "cost")
+"""Endings of the fields of a status that tell when something happened, or how long it took."""
 
 
 def test_a_run_lives_on_after_the_operators_death_at_any_write(control: Control) -> None:

@@ -19,6 +19,10 @@ from support.stormy import StormyRoad
 ROOT = Path(__file__).parents[2]
 SYSTEM = "finetune-system"
 
+ELECTION: dict[str, object] = {
+    "namespace": SYSTEM, "name": "kit-qwen3-finetune", "renewSeconds": 3, "retrySeconds": 1
+}  # fmt: skip
+
 Start = Callable[..., OperatorProcess]
 
 
@@ -33,8 +37,11 @@ def start(tmp_path: Path, operator_kubeconfig: Path) -> Iterator[Start]:
     """Starts operators of the test's own; they end with it."""
     started: list[OperatorProcess] = []
 
-    def make(*namespaces: str, kubeconfig: Path = operator_kubeconfig) -> OperatorProcess:
-        process = OperatorProcess(tmp_path / str(len(started)), kubeconfig, namespaces)
+    def make(
+        *namespaces: str, kubeconfig: Path = operator_kubeconfig, lease_seconds: int | None = None
+    ) -> OperatorProcess:
+        settings = {} if lease_seconds is None else {"leaderElection": ELECTION | {"leaseSeconds": lease_seconds}}
+        process = OperatorProcess(tmp_path / str(len(started)), kubeconfig, namespaces, settings)
         started.append(process)
         process.start()
         return process
@@ -126,6 +133,41 @@ def test_two_operators_at_once_do_no_harm(control: Control, start: Start, team: 
     assert max(_jobs_made(control, team).values()) == 1
 
 
+def test_when_the_leader_is_killed_the_other_acts_as_soon_as_the_lease_has_run_out(
+    control: Control, start: Start, team: str
+) -> None:
+    leader, standby = _leader_and_standby(control, start, team, lease_seconds=5)
+    name = stories.make_run(control, team)
+    stories.prepare(control, team, name)
+    stories.start_workers(control, team, name, attempt=1)
+    stories.wait_running(control, team, name)
+    leader.kill()
+    stories.end_workers(control, team, name, 1, runs.done_outcome())
+    control.wait_phase(team, name, "Succeeded", timeout=15)
+    assert standby.metrics()["qwen3_finetune_leader"] == 1
+    assert max(_jobs_made(control, team).values()) == 1
+
+
+def test_a_leader_that_is_told_to_go_hands_over_at_once(control: Control, start: Start, team: str) -> None:
+    leader, standby = _leader_and_standby(control, start, team, lease_seconds=60)
+    assert leader.terminate() == 0
+    control.wait("the other leads", lambda: standby.metrics()["qwen3_finetune_leader"] == 1, timeout=5)
+    name = stories.make_run(control, team)
+    stories.preparation_pod(control, team, name)
+
+
+def test_a_leader_that_is_cut_off_ends_before_the_other_acts(
+    control: Control, start: Start, team: str, tmp_path: Path, operator_kubeconfig: Path
+) -> None:
+    with StormyRoad(tmp_path / "road", operator_kubeconfig) as road:
+        leader, standby = _leader_and_standby(control, start, team, lease_seconds=5, kubeconfig=road.kubeconfig)
+        road.storm()
+        control.wait("the leader ends", lambda: not leader.is_alive(), timeout=10)
+        assert standby.metrics()["qwen3_finetune_leader"] == 0, "the Lease has not run out yet"
+        assert "the Lease is lost" in leader.log()
+        control.wait("the other leads", lambda: standby.metrics()["qwen3_finetune_leader"] == 1, timeout=10)
+
+
 def test_the_rights_in_the_whole_cluster_suffice(control: Control, start: Start, team: str) -> None:
     operator = start()
     name = stories.make_run(control, team, resources={})
@@ -148,6 +190,17 @@ def test_the_rights_in_one_namespace_suffice(control: Control, start: Start, tea
     control.wait_phase(team, name, "Succeeded")
     refused = [line for line in operator.log().lower().splitlines() if "forbidden" in line]
     assert all("nodes" in line for line in refused), "nodes are no namespace's, and it does without them"
+
+
+def _leader_and_standby(
+    control: Control, start: Start, team: str, lease_seconds: int, **of_leader: Path
+) -> tuple[OperatorProcess, OperatorProcess]:
+    leader = start(team, lease_seconds=lease_seconds, **of_leader)
+    control.wait("one leads", lambda: leader.metrics()["qwen3_finetune_leader"] == 1, timeout=70)
+    standby = start(team, lease_seconds=lease_seconds)
+    assert standby.metrics()["qwen3_finetune_leader"] == 0, "it is well, and stands by"
+    control.wait("the leader is ready", leader.is_well)
+    return leader, standby
 
 
 def _narrow_kubeconfig(plane: ControlPlane, team: str) -> Path:

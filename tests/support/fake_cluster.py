@@ -10,7 +10,7 @@ from finetune_operator.planning import Locations, Plan, push_request, push_targe
 from finetune_operator.reconcile import PassResult, run_pass
 from finetune_operator.resource import Qwen3FineTune
 from finetune_operator.settings import Settings
-from finetune_operator.status import Status
+from finetune_operator.status import Status, read_status
 from support.runs import START, there, worker
 
 
@@ -46,9 +46,13 @@ class FakeCluster:
         self.is_deleted = False
         self._crash_after = crash_after
 
+    def dies_after(self, writes: int | None) -> None:
+        """The operator's next death comes after so many more writes; None: it lives."""
+        self._crash_after = None if writes is None else len(self.writes) + writes
+
     @property
     def status(self) -> Status:
-        return Status.model_validate(self.body.get("status") or {})
+        return read_status(self.body.get("status") or {})[0]
 
     async def one_pass(self) -> PassResult:
         return await run_pass(self.body, self, self.settings, self.now)

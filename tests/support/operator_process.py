@@ -63,7 +63,7 @@ class OperatorProcess:
         self.wait_well()
 
     def wait_well(self, timeout: float = 60) -> None:
-        """Returns when the probe succeeds."""
+        """Returns when it reconciles, or stands by."""
         deadline = time.monotonic() + timeout
         while not self.is_well():
             assert self.is_alive(), f"the operator has ended:\n{self.log()}"
@@ -71,9 +71,9 @@ class OperatorProcess:
             time.sleep(0.1)
 
     def is_well(self) -> bool:
-        """What the liveness probe would find."""
+        """What the readiness probe would find."""
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._health}/healthz", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._health}/readyz", timeout=5) as answer:
                 return bool(answer.status == 200)
         except (urllib.error.URLError, OSError):
             return False

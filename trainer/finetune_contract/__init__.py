@@ -1,6 +1,6 @@
 """What operator and trainer say to each other. Needs the standard library and pydantic alone."""
 
-from finetune_contract.base import CONTRACT_VERSION, ContractModel
+from finetune_contract.base import CONTRACT_VERSION, ContractMismatchError, ContractModel, mismatch, read_message
 from finetune_contract.batch import BatchConfig, BatchRamp, Steps, StepSlice
 from finetune_contract.indicators import (
     MAX_ALARMS,
@@ -122,6 +122,7 @@ __all__ = [
     "CheckpointConfig",
     "CheckpointReport",
     "ConstantSchedule",
+    "ContractMismatchError",
     "ContractModel",
     "CosineSchedule",
     "DataSource",
@@ -191,4 +192,6 @@ __all__ = [
     "WandbConfig",
     "WarmupStableDecaySchedule",
     "check_columns",
+    "mismatch",
+    "read_message",
 ]

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from finetune_contract import ExitCode, Failure, Outcome, RunConfig
+from finetune_contract import ExitCode, Failure, Outcome, RunConfig, read_message
 from finetune_contract.paths import TERMINATION_FILE_ENV
 from finetune_trainer.__main__ import OUTCOMES_DIR_ENV, StopFlag
 from finetune_trainer.ranks import RENDEZVOUS_SECONDS, Ranks
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
 
 def _outcome(config_file: str, folder: Path, stop: StopFlag) -> Outcome:
     try:
-        config = RunConfig.model_validate_json(Path(config_file).read_text(encoding="utf-8"))
+        config = read_message(RunConfig, Path(config_file).read_text(encoding="utf-8"))
         place = Place.of(os.environ, config)
         world_size = place.num_nodes * place.ranks_per_node
         if world_size != config.batch.world_size:

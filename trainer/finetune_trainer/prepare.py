@@ -12,9 +12,16 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from finetune_contract import DatasetReport, ExitCode, Failure, PrepareConfig, PrepareOutcome, paths
+from finetune_contract import (
+    ContractMismatchError,
+    DatasetReport,
+    ExitCode,
+    Failure,
+    PrepareConfig,
+    PrepareOutcome,
+    paths,
+    read_message,
+)
 from finetune_trainer.data.build import build_tokens
 from finetune_trainer.data.cache import open_tokens
 from finetune_trainer.data.disk_space import no_space
@@ -44,9 +51,9 @@ def main(arguments: list[str]) -> int:
 def attempted(config_file: Path) -> PrepareOutcome:
     """The outcome of preparing what `config_file` says; errors become its failure."""
     try:
-        config = PrepareConfig.model_validate_json(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        text = f"{config_file}: not a PrepareConfig of this image's contract version: {error}"
+        config = read_message(PrepareConfig, config_file.read_text(encoding="utf-8"))
+    except (OSError, ContractMismatchError) as error:
+        text = f"{config_file}: {error}"
         return _failed(Failure(exit_code=ExitCode.UNEXPECTED, reason="ContractMismatch", message=text[:2000]))
     try:
         return prepared(config)

@@ -67,6 +67,19 @@ limits:
   pushHubs: {{ toJson .Values.limits.pushHubs }}
   s3Endpoints: {{ toJson .Values.limits.s3Endpoints }}
 namespaces: {{ toJson .Values.watchNamespaces }}
+pricing:
+  currency: {{ .Values.pricing.currency | quote }}
+  perGpuHour: {{ toJson .Values.pricing.perGpuHour }}
+{{- if gt (int .Values.replicas) 1 }}
+leaderElection:
+  namespace: {{ .Release.Namespace }}
+  name: {{ include "qwen3-finetune.fullname" . }}
+  leaseSeconds: {{ .Values.leaderElection.leaseSeconds }}
+  renewSeconds: {{ .Values.leaderElection.renewSeconds }}
+  retrySeconds: {{ .Values.leaderElection.retrySeconds }}
+{{- else }}
+leaderElection: null
+{{- end }}
 progressIntervalSeconds: {{ .Values.settings.progressIntervalSeconds }}
 staleAfterSeconds: {{ .Values.settings.staleAfterSeconds }}
 resyncSeconds: {{ .Values.settings.resyncSeconds }}

@@ -2,8 +2,8 @@
 
 `decide_pass` reads the previous status and an observation, and answers with the next status and with acts. The files
 tell it in this order: `memory` adds to the durable records (`preparation`, `attempts`, `orders`, `recovery`, `finals`,
-`push`), `decisions` derives the acts from the records, `conditions` the conditions and the phase (with `waiting`),
-`events` what to tell.
+`push`) after `mending` has taken away what cannot be true of them, `decisions` derives the acts from the records,
+`conditions` the conditions and the phase (with `waiting`), `cost` what it has cost, `events` what to tell.
 A resource that cannot be understood gets no decision, only `invalid_status`.
 """
 

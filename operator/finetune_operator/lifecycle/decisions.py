@@ -4,6 +4,7 @@ from finetune_operator.failures import Verdict
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import is_over, is_stopping
 from finetune_operator.lifecycle.conditions import is_at_rest, with_conditions
+from finetune_operator.lifecycle.cost import with_cost
 from finetune_operator.lifecycle.decision import (
     Action,
     Decision,
@@ -23,7 +24,7 @@ from finetune_operator.lifecycle.push import next_push_at, push_actions
 from finetune_operator.observation import Attempt, Observation, WorkerState
 from finetune_operator.resource import Mode, Qwen3FineTune
 from finetune_operator.settings import Settings
-from finetune_operator.status import Status
+from finetune_operator.status import ConditionStatus, ConditionType, Phase, Status
 
 KEPT_ATTEMPTS = 2
 """Ended attempts whose workers stay while the run goes on, so that their logs can be read."""
@@ -50,10 +51,11 @@ def decide_pass(
     """
     view = View(run=run, observation=observation, plan=plan, settings=settings, now=now)
     if is_final(previous, run):
-        return _final_pass(_observed(previous, run), view)
+        return _final_pass(_observed(_told_again(previous, view), run), view)
     status = remembered(previous, view)
     actions = _actions(status, view)
     status = _observed(with_conditions(_begun(status, actions, view), actions, view), run)
+    status = with_cost(status, previous, view)
     return Decision(
         status=status,
         actions=actions,
@@ -76,6 +78,16 @@ def _observed(status: Status, run: Qwen3FineTune) -> Status:
     generation = run.metadata.generation
     conditions = tuple(each.model_copy(update={"observed_generation": generation}) for each in status.conditions)
     return status.model_copy(update={"observed_generation": generation, "conditions": conditions})
+
+
+def _told_again(status: Status, view: View) -> Status:
+    """What a final `status` sums up is as it was, even if somebody has written something else there."""
+    said = next((each.status for each in status.conditions if each.type is ConditionType.SUCCEEDED), None)
+    is_failed = status.failure is not None
+    is_told = said is (ConditionStatus.FALSE if is_failed else ConditionStatus.TRUE)
+    if is_told and status.phase is (Phase.FAILED if is_failed else Phase.SUCCEEDED):
+        return status
+    return with_conditions(status, (), view)
 
 
 def _final_pass(status: Status, view: View) -> Decision:

@@ -6,7 +6,7 @@ from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.decision import View
 from finetune_operator.lifecycle.progress import at_rest, completed
 from finetune_operator.planning import push_target
-from finetune_operator.resource import Qwen3FineTune
+from finetune_operator.resource import Mode, Qwen3FineTune
 from finetune_operator.status import ArtifactStatus, FailureStatus, Status
 
 _MESSAGE_LIMIT = 4096
@@ -17,11 +17,18 @@ def is_final(status: Status, run: Qwen3FineTune) -> bool:
 
     What failed before anything was started is free at a new generation, and so is a push after the training's end.
     """
-    if status.completion_time is None:
+    if status.completion_time is None or not _has_an_end(status, run):
         return False
     if status.failure is not None and (status.start_time is None or status.artifacts):
         return status.failure.observed_generation == run.metadata.generation
     return not is_push_owed(status, run)
+
+
+def _has_an_end(status: Status, run: Qwen3FineTune) -> bool:
+    """Whether a record says what the run came to; a time alone is the end of a plan, or was written by hand."""
+    last = status.attempts[-1].decision if status.attempts else None
+    is_ended = status.failure is not None or bool(status.artifacts) or last in (Verdict.FINISH, Verdict.GIVE_UP)
+    return is_ended or run.spec.mode is Mode.PLAN
 
 
 def is_push_owed(status: Status, run: Qwen3FineTune) -> bool:

@@ -4,8 +4,10 @@ from finetune_operator.failures import Verdict, done_outcome
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import advanced, new_record
 from finetune_operator.lifecycle.conditions import is_at_rest
+from finetune_operator.lifecycle.cost import with_released_gpus, with_times
 from finetune_operator.lifecycle.decision import View
 from finetune_operator.lifecycle.finals import finished, given_up, planned_only, reopened
+from finetune_operator.lifecycle.mending import mended, with_result_forgotten
 from finetune_operator.lifecycle.orders import deadline_message
 from finetune_operator.lifecycle.preparation import with_preparation
 from finetune_operator.lifecycle.progress import at_rest, with_last_words, with_progress
@@ -19,7 +21,7 @@ from finetune_operator.status import MAX_ATTEMPTS, AttemptStatus, Status
 def remembered(previous: Status, view: View) -> Status:
     """The records of a run that is not final, after what `view` shows."""
     # what is not final may carry the refusal of an earlier generation
-    status = reopened(previous) if previous.artifacts else previous
+    status = mended(reopened(previous) if previous.artifacts else previous)
     status = status.model_copy(update={"failure": None, "completion_time": None})
     for remember in _IN_ORDER:
         status = remember(status, view)
@@ -54,9 +56,11 @@ def _with_attempts(status: Status, view: View) -> Status:
 
 def _with_attempt(status: Status, record: AttemptStatus, attempt: Attempt | None, view: View) -> Status:
     """`status` after one more look at an attempt that is not decided yet."""
+    before = status
     if attempt is not None:
         status = with_last_words(with_progress(status, attempt, view), attempt)
-    new, recovery = advanced(record, attempt, status, view)
+    decided, recovery = advanced(record, attempt, status, view)
+    new = with_times(decided, record, before, status, view.now)
     others = tuple(other for other in status.attempts if other.number != new.number)
     records = tuple(sorted((*others, new), key=lambda each: each.number))[-MAX_ATTEMPTS:]
     return status.model_copy(
@@ -77,18 +81,19 @@ def _with_end(status: Status, view: View) -> Status:
     if last.decision == Verdict.GIVE_UP:
         return given_up(status, last.reason or str(last.cause), f"attempt {last.number}: {last.message}", view)
     if last.decision == Verdict.FINISH and not status.artifacts:
-        attempt = next(attempt for attempt in view.observation.attempts if attempt.number == last.number)
-        outcome = done_outcome(attempt)
-        assert outcome is not None, "an attempt is decided to be finished by its outcome alone"
-        return finished(status, outcome, view)
+        outcome = next((done_outcome(each) for each in view.observation.attempts if each.number == last.number), None)
+        return with_result_forgotten(status) if outcome is None else finished(status, outcome, view)
     return status
 
 
 def _with_plan(status: Status, view: View) -> Status:
     """The plan moves until an attempt runs by it, and again before the next one starts."""
-    if has_undecided_attempt(status):
+    is_running = has_undecided_attempt(status)
+    if is_running and status.plan is not None:
         return status
     plan = view.plan(status.recovery)
+    if isinstance(plan, PlanError) and is_running:
+        return status
     if isinstance(plan, PlanError):
         return given_up(status.model_copy(update={"plan": None}), plan.reason, str(plan), view)
     return status.model_copy(update={"plan": plan_status(plan, view.run.spec.model)})
@@ -130,6 +135,7 @@ _IN_ORDER = (
     _with_resumption,
     with_preparation,
     _with_attempts,
+    with_released_gpus,
     _with_end,
     _with_plan,
     _with_deadline,

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from finetune_operator.failures import Cause
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.decision import View
+from finetune_operator.lifecycle.progress import seen_at
 from finetune_operator.observation import Attempt
 from finetune_operator.status import AttemptStatus, Status
 
@@ -65,7 +66,7 @@ def _hang_message(record: AttemptStatus, attempt: Attempt, status: Status, view:
     limit = view.run.spec.recovery.hang_timeout_seconds
     if record.running_since is None:
         return None
-    told_at = _last_told_at(attempt, status)
+    told_at = _last_told_at(attempt, status, view.now)
     since = max(text.seconds_of(record.running_since), told_at or 0.0)
     if view.now - since <= limit:
         return None
@@ -75,9 +76,11 @@ def _hang_message(record: AttemptStatus, attempt: Attempt, status: Status, view:
     return f"no step was done and no stage begun {tail}; the last step was {record.last_step}"
 
 
-def _last_told_at(attempt: Attempt, status: Status) -> float | None:
-    if attempt.progress is not None and attempt.progress.attempt == attempt.number:
-        return attempt.progress.updated_at
-    if status.progress is not None and status.progress.attempt == attempt.number:
-        return text.seconds_of(status.progress.updated_at)
-    return None
+def _last_told_at(attempt: Attempt, status: Status, now: float) -> float | None:
+    """When the last step or stage was seen, by our clock: by the trainer's, which may be wrong, all could seem hung."""
+    shown, told = status.progress, attempt.progress
+    if shown is None or shown.attempt != attempt.number:
+        return None if told is None or told.attempt != attempt.number else now
+    if told is not None and (told.step > shown.step or text.timestamp(told.updated_at) > shown.updated_at):
+        return now
+    return seen_at(shown)

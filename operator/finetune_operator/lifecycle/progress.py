@@ -26,11 +26,13 @@ def with_progress(status: Status, attempt: Attempt, view: View) -> Status:
     """`status` with what rank 0 of the running `attempt` last said; figures never go back within an attempt."""
     old, new = status.progress, attempt.progress
     if new is not None and new.attempt == attempt.number and _is_news(old, new, view):
-        status = with_checkpoint(status.model_copy(update={"progress": progress_status(new)}), new.checkpoint)
+        told = progress_status(new)
+        told = told.model_copy(update={"seen_at": _first_seen(told, old, view.now)})
+        status = with_checkpoint(status.model_copy(update={"progress": told}), new.checkpoint)
     progress = status.progress
     if progress is None or progress.attempt != attempt.number:
         return status
-    heard_at = attempt.progress_seen_at or text.seconds_of(progress.updated_at)
+    heard_at = attempt.progress_seen_at or seen_at(progress)
     is_stale = view.now - heard_at > view.settings.stale_after_seconds
     return status.model_copy(update={"progress": progress.model_copy(update={"stale": is_stale})})
 
@@ -172,13 +174,24 @@ def share(ratio: float | None) -> str | None:
     return None if ratio is None else f"{ratio:.0%}"
 
 
+def seen_at(progress: ProgressStatus) -> float:
+    """When the operator first saw these figures, unix seconds. The trainer's clock may be wrong."""
+    return text.seconds_of(progress.seen_at or progress.updated_at)
+
+
+def _first_seen(told: ProgressStatus, old: ProgressStatus | None, now: float) -> str:
+    is_known = old is not None and (old.attempt, old.updated_at) == (told.attempt, told.updated_at)
+    return old.seen_at if is_known and old is not None and old.seen_at is not None else text.timestamp(now)
+
+
 def _is_news(old: ProgressStatus | None, new: Progress, view: View) -> bool:
     """Whether `new` is later than `old`, and `old` has stood long enough: each write costs the API server."""
     if old is None or new.attempt > old.attempt:
         return True
-    if new.attempt < old.attempt or new.step < old.step or new.updated_at < text.seconds_of(old.updated_at):
+    if new.attempt < old.attempt or new.step < old.step:
         return False
+    if new.step == old.step and new.updated_at < text.seconds_of(old.updated_at):
+        return False  # with more steps done it is later, even by a clock that was put back
     if new.stage != old.stage:
         return True
-    # abs(): the trainer's clock may be ahead of ours, and then nothing would be news for that long
-    return abs(view.now - text.seconds_of(old.updated_at)) >= view.settings.progress_interval_seconds
+    return abs(view.now - seen_at(old)) >= view.settings.progress_interval_seconds

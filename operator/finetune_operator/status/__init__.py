@@ -3,6 +3,7 @@
 from finetune_operator.status.attempts import AttemptStatus, FailureStatus
 from finetune_operator.status.base import MAX_ATTEMPTS, Line, Message, StatusModel, Timestamp
 from finetune_operator.status.conditions import TERMINAL_PHASES, Condition, ConditionStatus, ConditionType, Phase
+from finetune_operator.status.cost import CostStatus, EarlierCostStatus
 from finetune_operator.status.plan import BatchStageStatus, MemoryComponent, PlanStatus
 from finetune_operator.status.preparation import (
     DatasetStatus,
@@ -13,6 +14,7 @@ from finetune_operator.status.preparation import (
     SourceStatus,
 )
 from finetune_operator.status.progress import AlarmStatus, CheckpointStatus, ProgressStatus, TrackerStatus
+from finetune_operator.status.reading import read_status
 from finetune_operator.status.recovery import MAX_REMEDIES, PinnedStatus, RecoveryStatus, RemedyStatus
 from finetune_operator.status.results import ArtifactStatus, PushedStatus, PushStatus
 from finetune_operator.status.status import Status
@@ -29,7 +31,9 @@ __all__ = [
     "Condition",
     "ConditionStatus",
     "ConditionType",
+    "CostStatus",
     "DatasetStatus",
+    "EarlierCostStatus",
     "FailureStatus",
     "LengthBinStatus",
     "Line",
@@ -51,4 +55,5 @@ __all__ = [
     "StatusModel",
     "Timestamp",
     "TrackerStatus",
+    "read_status",
 ]

@@ -53,3 +53,11 @@ class AttemptStatus(StatusModel):
     """What is changed for the attempts after this one, see `recovery`: a value of its `remedies[].remedy`."""
     steps_lost: int | None = None
     """Steps done after the newest checkpoint, which have to be done again."""
+    gpus: int | None = None
+    """GPUs that it had; absent: an earlier release recorded it."""
+    first_step_at: Timestamp | None = None
+    """When its first step was seen."""
+    saved_at: Timestamp | None = None
+    """When its newest checkpoint was first seen: what was done before is kept."""
+    released_at: Timestamp | None = None
+    """When none of its workers was left, and its GPUs were free."""

@@ -95,7 +95,9 @@ class ProgressStatus(StatusModel):
     trackers: Annotated[tuple[TrackerStatus, ...], Field(max_length=8)] = ()
     """The trackers that the spec asks for."""
     updated_at: Timestamp
-    """When the trainer did its last step or changed its stage."""
+    """When the trainer did its last step or changed its stage, by its own clock."""
+    seen_at: Timestamp | None = None
+    """When the operator first saw that; absent: an earlier release wrote these figures."""
     stale: bool = False
     """True when rank 0 has not been heard of for longer than the operator's limit: the figures above are old."""
 

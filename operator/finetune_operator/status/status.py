@@ -13,6 +13,7 @@ from pydantic import Field
 from finetune_operator.status.attempts import AttemptStatus, FailureStatus
 from finetune_operator.status.base import MAX_ATTEMPTS, Line, StatusModel, Timestamp
 from finetune_operator.status.conditions import Condition, Phase
+from finetune_operator.status.cost import CostStatus
 from finetune_operator.status.plan import PlanStatus
 from finetune_operator.status.preparation import DatasetStatus, ModelStatus, PreparationFailureStatus, PreparationStatus
 from finetune_operator.status.progress import CheckpointStatus, ProgressStatus
@@ -63,6 +64,7 @@ class Status(StatusModel):
     """What the run left behind."""
     push: PushStatus | None = None
     """The newest push."""
+    cost: CostStatus | None = None
     failure: FailureStatus | None = None
 
     def to_body(self) -> dict[str, Any]:

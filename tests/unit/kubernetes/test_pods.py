@@ -17,7 +17,7 @@ def test_a_trainers_last_words_are_its_outcome() -> None:
     assert worker.message is None
 
 
-@pytest.mark.parametrize("garbage", ["Killed", '{"exit_code": 0', '{"version": 99, "exit_code": 0}', "[]", "null"])
+@pytest.mark.parametrize("garbage", ["Killed", '{"exit_code": 0', '{"version": 1, "exit_code": 3}', "[]", "null"])
 def test_last_words_that_are_no_outcome_stay_as_text(garbage: str) -> None:
     worker = pods.worker(objects.pod(phase="Failed", container=objects.terminated(137, garbage)))
     assert (worker.outcome, worker.message) == (None, garbage)

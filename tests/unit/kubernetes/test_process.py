@@ -31,7 +31,7 @@ def test_no_name_of_kopf_gets_into_a_resource() -> None:
 
 def test_an_operator_whose_resyncs_fail_says_so() -> None:
     now = [1000.0]
-    controller = Controller(Settings(resync_seconds=60), clock=lambda: now[0])
+    controller = Controller(Settings(resync_seconds=60), ticks=lambda: now[0])
     now[0] += STALLED_AFTER_RESYNCS * 60
     assert controller.stalled() is None
     now[0] += 1

@@ -117,5 +117,5 @@ def test_figures_stand_in_status_as_people_read_them() -> None:
 @pytest.mark.parametrize(("standing", "count"), [(True, 1.0), (False, None)])
 def test_standing_alarms_are_counted_over_all_runs(standing: bool, count: float | None) -> None:
     status = {"progress": {"alarms": [{"indicator": "Loss", "standing": standing}]}}
-    metrics = Metrics(lambda: [{"status": status}, {"status": {}}, {}], clock=lambda: 0.0)
+    metrics = Metrics(lambda: [{"status": status}, {"status": {}}, {}], clock=lambda: START, ticks=lambda: 0.0)
     assert metrics.registry.get_sample_value("qwen3_finetune_alarms", {"indicator": "Loss"}) == count

@@ -8,9 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_contract import PEER_LOST, ExitCode, Stage
+from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import has_live_worker
 from finetune_operator.observation import Attempt, WorkerState
-from finetune_operator.status import TERMINAL_PHASES, Condition, ConditionStatus, ConditionType, Phase, Status
+from finetune_operator.status import (
+    TERMINAL_PHASES,
+    Condition,
+    ConditionStatus,
+    ConditionType,
+    CostStatus,
+    Phase,
+    Status,
+)
 from support.fake_cluster import FakeCluster
 from support.runs import (
     attempt,
@@ -30,6 +39,7 @@ Move = tuple[Any, ...]
 """What happens, and the figures that belong to it."""
 
 FAILED = WorkerState.FAILED
+NOTHING_YET = {"gpu_seconds": 0, "useful_gpu_seconds": 0, "lost_gpu_seconds": 0, "queued_seconds": 0}
 ENDS: dict[str, dict[str, Any]] = {
     "killed": {"exit_code": 137},
     "evicted": {"exit_code": 143, "disruption": "EvictionByEvictionAPI"},
@@ -107,7 +117,14 @@ def check_pass(before: Status, after: Status) -> None:
     numbers = [record.number for record in after.attempts]
     assert numbers == sorted(set(numbers)), "an attempt is recorded once"
     decided = {record.number: record for record in before.attempts if record.decision}
-    assert all(decided.get(record.number, record) == record for record in after.attempts), "decided is decided"
+    for record in after.attempts:
+        known = decided.get(record.number, record)
+        assert known.released_at in (None, record.released_at)
+        assert record == known.model_copy(update={"released_at": record.released_at}), "decided is decided"
+    old_cost, cost = before.cost or CostStatus(**NOTHING_YET), after.cost or CostStatus(**NOTHING_YET)
+    for sum_name in NOTHING_YET:
+        assert getattr(cost, sum_name) >= getattr(old_cost, sum_name), "what was spent stays spent"
+    assert cost.useful_gpu_seconds + cost.lost_gpu_seconds <= cost.gpu_seconds
     assert (after.failures, after.restarts) >= (before.failures, before.restarts)
     if running_condition(after).status is ConditionStatus.TRUE or after.phase is Phase.RUNNING:
         last = after.attempts[-1]
@@ -117,6 +134,27 @@ def check_pass(before: Status, after: Status) -> None:
         assert new.step >= old.step, "progress never falls within an attempt"
     if after.phase not in (Phase.RUNNING, Phase.EXPORTING, Phase.STARTING, Phase.QUEUED, Phase.RESTARTING):
         assert new is None or new.eta is None, "nothing that stands still has an ETA"
+
+
+def check_columns(cluster: FakeCluster, before: Status) -> None:
+    """What `kubectl get` shows is never blank without a reason beside it, and never old without saying so."""
+    status = cluster.status
+    planned = next(each for each in status.conditions if each.type is ConditionType.PLANNED)
+    assert status.plan is not None or planned.status is ConditionStatus.FALSE, "GPUS is shown, or why there are none"
+    shown = status.progress
+    if shown is None:
+        assert before.progress is None, "PROGRESS, STEP and LOSS stay"
+        return
+    assert not before.progress or before.progress.loss is None or shown.loss is not None
+    record = next((each for each in status.attempts if each.number == shown.attempt), None)
+    newest = max(cluster.attempts.values(), key=lambda each: each.number, default=None)
+    is_under_way = record is not None and record.decision is None
+    if not is_under_way:
+        assert (shown.eta, shown.tokens_per_second, shown.stale) == (None, None, False), "what has stopped has no speed"
+    elif newest is not None and newest.number == shown.attempt:
+        heard_at = newest.progress_seen_at or text.seconds_of(there(shown.seen_at))
+        is_old = cluster.now - heard_at > cluster.settings.stale_after_seconds
+        assert shown.stale == is_old, "old figures say that they are"
 
 
 @settings(max_examples=120, deadline=None)
@@ -134,6 +172,7 @@ async def _played(moves: list[Move]) -> None:
         result = await cluster.one_pass()
         assert result.status == cluster.status, "what the pass says is what was written"
         check_pass(before, cluster.status)
+        check_columns(cluster, before)
         if cluster.started != started:
             assert not alive, "an attempt was started while a worker of an earlier one was left"
             assert cluster.started[-1] >= 1 + max((record.number for record in before.attempts), default=0)

@@ -111,14 +111,14 @@ def played(crash_after: int | None) -> tuple[FakeCluster, int]:
 def timeless(status: Status) -> dict[str, Any]:
     """`status` without times, and without texts that tell of them."""
     dumped = status.to_body()
-    for key in ("startTime", "completionTime", "suspendedSeconds"):
+    for key in ("startTime", "completionTime", "suspendedSeconds", "cost"):
         dumped.pop(key, None)
     for condition in dumped["conditions"]:
         del condition["lastTransitionTime"]
     for record in [*dumped["attempts"], *dumped["preparationFailures"], dumped["push"]]:
-        for key in ("startedAt", "endedAt", "runningSince"):
+        for key in ("startedAt", "endedAt", "runningSince", "firstStepAt", "savedAt", "releasedAt"):
             record.pop(key, None)
-    del dumped["preparation"]["finishedAt"], dumped["progress"]["updatedAt"]
+    del dumped["preparation"]["finishedAt"], dumped["progress"]["updatedAt"], dumped["progress"]["seenAt"]
     return dumped
 
 

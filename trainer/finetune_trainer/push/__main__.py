@@ -6,9 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from pydantic import ValidationError
-
-from finetune_contract import ExitCode, Failure, PushConfig, PushOutcome, paths
+from finetune_contract import ContractMismatchError, ExitCode, Failure, PushConfig, PushOutcome, paths, read_message
 from finetune_trainer.push import PushError, pushed
 
 log = logging.getLogger("finetune_trainer.push")
@@ -34,9 +32,9 @@ def main(arguments: list[str]) -> int:
 def attempted(config_file: Path, token: str) -> PushOutcome:
     """The outcome of the push that `config_file` asks for; errors become its failure."""
     try:
-        config = PushConfig.model_validate_json(config_file.read_text(encoding="utf-8"))
-    except (OSError, ValidationError) as error:
-        text = f"{config_file}: not a PushConfig of this image's contract version: {error}"
+        config = read_message(PushConfig, config_file.read_text(encoding="utf-8"))
+    except (OSError, ContractMismatchError) as error:
+        text = f"{config_file}: {error}"
         return _failed(Failure(exit_code=ExitCode.UNEXPECTED, reason="ContractMismatch", message=text[:2000]))
     if not token:
         text = "output.push.tokenSecret: the Secret's value is empty; put a token that may write into it"

@@ -41,11 +41,15 @@ def is_applied(live: Object, wanted: Object) -> bool:
 
 
 def _owned_fields(live: Object) -> Object:
-    for entry in live["metadata"].get("managedFields", ()):
-        if entry.get("manager") == MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource"):
-            fields: Object = entry.get("fieldsV1", {})
-            return fields
-    return {}
+    """Those of the last apply; without one, those that it was created with (operation Update)."""
+    entries = [entry for entry in live["metadata"].get("managedFields", ()) if _is_ours(entry)]
+    newest = next((entry for entry in entries if entry.get("operation") == "Apply"), entries[0] if entries else {})
+    fields: Object = newest.get("fieldsV1", {})
+    return fields
+
+
+def _is_ours(entry: Object) -> bool:
+    return bool(entry.get("manager") == MANAGER and not entry.get("subresource"))
 
 
 def _fields_to_own(wanted: Object) -> Object:

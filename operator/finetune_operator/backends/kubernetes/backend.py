@@ -11,8 +11,6 @@ trainer says as it ends reaches the operator with the pod's last state, which th
 an operator that was down just then still knows the last checkpoint from the progress in the run's status.
 """
 
-from collections.abc import Callable
-
 from finetune_contract import PrepareConfig, PushConfig, RunConfig, paths
 from finetune_operator import manifests, names
 from finetune_operator.backends import Addressed
@@ -39,15 +37,16 @@ _CREATED_ONCE = (CLAIMS, JOBS)
 class KubernetesBackend:
     """A `Backend` whose eyes are the store and whose hands are the API."""
 
-    def __init__(self, api: Api, store: Store, settings: Settings, clock: Callable[[], float]) -> None:
+    def __init__(self, api: Api, store: Store, settings: Settings) -> None:
         self._api = api
         self._store = store
         self._settings = settings
-        self._complaints = Complaints(api, clock)
-        self._claims = Claims(api, store, self._complaints, clock)
-        self._nodes = Nodes(api, clock)
-        self._events = Events(api, clock)
-        self._progress = ProgressPoller(paths.PROGRESS_PORT, settings.progress_interval_seconds, clock)
+        self._complaints = Complaints(api, api.clock)
+        self._claims = Claims(api, store, self._complaints)
+        self._nodes = Nodes(api)
+        self._events = Events(api, api.clock)
+        self._taken: dict[RunKey, str] = {}
+        self._progress = ProgressPoller(paths.PROGRESS_PORT, settings.progress_interval_seconds, api.clock)
 
     async def close(self) -> None:
         """Closes the connections to pods; the API belongs to the caller."""
@@ -56,6 +55,7 @@ class KubernetesBackend:
     def forget(self, key: RunKey) -> None:
         """The run is gone, and what was kept for it goes too."""
         self._progress.forget(key)
+        self._taken.pop(key, None)
 
     def locations(self, run: Qwen3FineTune) -> Locations:
         """The mount points of the trainer's pods."""
@@ -74,14 +74,14 @@ class KubernetesBackend:
             push=observe.push(jobs, live, complaints),
             unbound_claims=claims.unbound,
             missing_claims=claims.missing,
+            name_taken=self._taken.get(key),
             output_claim=manifests.output_claim_name(run),
             gpu_memory_bytes=await self._nodes.gpu_memory_bytes(run),
         )
 
     async def start_preparation(self, run: Qwen3FineTune, config: PrepareConfig) -> None:
         """Claims, configuration and Job of the preparation are there. Raises ConflictError while a namesake's are."""
-        for manifest in manifests.preparation_objects(run, config, self._settings):
-            await self._bring_about(run, manifest)
+        await self._bring_all_about(run, manifests.preparation_objects(run, config, self._settings))
 
     async def clear_preparation(self, run: Qwen3FineTune) -> None:
         """The preparation's Job goes, and its pod with it."""
@@ -96,8 +96,8 @@ class KubernetesBackend:
         avoided_nodes: tuple[str, ...],
     ) -> None:
         """Service, configuration and Job of the attempt are there. Raises ConflictError while a namesake's are."""
-        for manifest in manifests.attempt_objects(run, config, self._settings, avoided_nodes=avoided_nodes):
-            await self._bring_about(run, manifest)
+        objects = manifests.attempt_objects(run, config, self._settings, avoided_nodes=avoided_nodes)
+        await self._bring_all_about(run, objects)
 
     async def keep_attempts(self, run: Qwen3FineTune) -> None:
         """What the workers of unfinished attempts find one another by is as it was made, whoever has changed it."""
@@ -115,8 +115,7 @@ class KubernetesBackend:
 
     async def start_push(self, run: Qwen3FineTune, config: PushConfig, number: int) -> None:
         """Configuration and Job of the push are there. Raises ConflictError while a namesake's are."""
-        for manifest in manifests.push_objects(run, config, number, self._settings):
-            await self._bring_about(run, manifest)
+        await self._bring_all_about(run, manifests.push_objects(run, config, number, self._settings))
 
     async def stop_push(self, run: Qwen3FineTune, number: int) -> None:
         """The push's Job goes, and its pod with it."""
@@ -162,24 +161,33 @@ class KubernetesBackend:
                 found[job["metadata"]["uid"]] = message
         return found
 
-    async def _bring_about(self, run: Qwen3FineTune, manifest: Object) -> None:
-        """The object exists. Raises ConflictError when the name is taken by what belongs to another run."""
-        kind = _KINDS[manifest["kind"]]
-        live = self._store.child(kind, _key(run), manifest["metadata"]["name"])
-        if kind in _CREATED_ONCE:
-            live = live or await self._create(kind, manifest)
-        elif live is None or not is_applied(live, stamped(manifest)):
-            live = await self._api.apply(kind, stamped(manifest))
-        self._store.put(kind, live)
-        if "ownerReferences" in manifest["metadata"] and not observe.is_owned_by(live, run.metadata.uid):
-            name = f"{kind.name} {live['metadata']['name']}"
-            raise ConflictError(name, 409, "it belongs to another run of the same name, which is still going")
+    async def _bring_all_about(self, run: Qwen3FineTune, wanted: list[Object]) -> None:
+        """The objects exist. Raises ConflictError for a name that is somebody else's; the next observation tells it."""
+        for manifest in wanted:
+            await self._bring_about(run, manifest)
+        self._taken.pop(_key(run), None)
 
-    async def _create(self, kind: Kind, manifest: Object) -> Object:
+    async def _bring_about(self, run: Qwen3FineTune, manifest: Object) -> None:
+        """The object exists. What is not the run's own is never touched: ConflictError."""
+        kind = _KINDS[manifest["kind"]]
+        wanted = manifest if kind in _CREATED_ONCE else stamped(manifest)
+        live, is_new = self._store.child(kind, _key(run), manifest["metadata"]["name"]), False
+        if live is None:
+            live, is_new = await self._create(kind, wanted)
+        if (whose := _not_ours(run, manifest, live)) is not None:
+            self._store.put(kind, live)
+            self._taken[_key(run)] = f"{kind.name} {live['metadata']['name']} {whose}"
+            raise ConflictError(f"{kind.name} {live['metadata']['name']}", 409, whose)
+        if not is_new and kind not in _CREATED_ONCE and not is_applied(live, wanted):
+            live = await self._api.apply(kind, wanted)
+        self._store.put(kind, live)
+
+    async def _create(self, kind: Kind, manifest: Object) -> tuple[Object, bool]:
+        """The object of that name, and whether it is new."""
         try:
-            return await self._api.create(kind, manifest)
+            return await self._api.create(kind, manifest), True
         except ConflictError:
-            return await self._api.get(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
+            return await self._api.get(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"]), False
 
     async def _delete_job(self, run: Qwen3FineTune, name: str) -> None:
         for job in self._jobs(run):
@@ -196,6 +204,19 @@ class KubernetesBackend:
             return
         if answer.get("kind") == kind.name:
             self._store.put(kind, answer)  # on its way out
+
+
+def _not_ours(run: Qwen3FineTune, manifest: Object, live: Object) -> str | None:
+    """Whose `live` is, in words, if it is not what `manifest` made; None: it is ours."""
+    if "ownerReferences" not in manifest["metadata"]:
+        return None  # an output volume that outlives its run may be taken up by the next of that name
+    if not observe.is_owned_by(live, run.metadata.uid):
+        if names.RUN_LABEL in live["metadata"].get("labels", {}):
+            return "belongs to an earlier run of the same name, and is still on its way out"
+        return "exists and is not this run's; delete it, or create the run under another name"
+    if manifest["kind"] == "Job" and names.RUN_LABEL not in live["metadata"].get("labels", {}):
+        return f"has lost its label {names.RUN_LABEL}, so it cannot be watched; delete it, and it is made again"
+    return None
 
 
 def _key(run: Addressed) -> RunKey:

@@ -1,6 +1,5 @@
 """The volume claims of a run: which are not there, and which have no volume yet."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from finetune_operator import manifests
@@ -28,11 +27,11 @@ class ClaimsSeen:
 class Claims:
     """Claims that were made for a run come from the store; those of others, which the spec names, are asked for."""
 
-    def __init__(self, api: Api, store: Store, complaints: Complaints, clock: Callable[[], float]) -> None:
+    def __init__(self, api: Api, store: Store, complaints: Complaints) -> None:
         self._api = api
         self._store = store
         self._complaints = complaints
-        self._named = KeptAnswers(self._ask, _fresh_seconds, clock)
+        self._named = KeptAnswers(self._ask, _fresh_seconds)
 
     async def look(self, run: Qwen3FineTune, key: RunKey) -> ClaimsSeen:
         """The claims of `run` that keep it from going on."""

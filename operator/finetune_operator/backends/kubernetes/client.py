@@ -18,6 +18,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 
+from finetune_operator.backends.kubernetes.clock import ServerClock
 from finetune_operator.backends.kubernetes.kinds import Kind
 from finetune_operator.names import MANAGER
 
@@ -56,19 +57,30 @@ _ERRORS = {403: ForbiddenError, 404: NotFoundError, 409: ConflictError}
 class Api:
     """The verbs that the operator needs, on one shared pool of connections."""
 
-    def __init__(self, client: ApiClient, observe_call: CallObserver | None = None) -> None:
+    def __init__(
+        self,
+        client: ApiClient,
+        observe_call: CallObserver | None = None,
+        may_act: Callable[[], bool] = lambda: True,
+    ) -> None:
+        """While `may_act` says no, no request leaves this process."""
         self._client = client
         self._observe_call = observe_call
+        self._may_act = may_act
+        self.clock = ServerClock()
+        """Set by every answer."""
 
     @classmethod
-    async def connect(cls, observe_call: CallObserver | None = None) -> "Api":
+    async def connect(
+        cls, observe_call: CallObserver | None = None, may_act: Callable[[], bool] = lambda: True
+    ) -> "Api":
         """By KUBECONFIG where it is set, else as the pod's own ServiceAccount. Raises ConfigException for neither."""
         settings = Configuration(retries=None, connection_pool_maxsize=64)
         if path := os.environ.get("KUBECONFIG"):
             await config.load_kube_config(path, client_configuration=settings, persist_config=False)
         else:
             config.load_incluster_config(client_configuration=settings)
-        return cls(ApiClient(configuration=settings), observe_call)
+        return cls(ApiClient(configuration=settings), observe_call, may_act)
 
     async def close(self) -> None:
         """Closes every connection."""
@@ -130,6 +142,8 @@ class Api:
         content: str = "application/json",
     ) -> Object:
         """One request. Raises the ApiError that fits the answer, or one of status 0 when there was none."""
+        if not self._may_act():
+            raise ApiError(f"{verb} {path}", 0, "not sent, since this operator does not lead")
         started = time.monotonic()
         status = 0
         try:
@@ -152,7 +166,10 @@ class Api:
         url = self._client.configuration.host + path
         if words := {key: value for key, value in query.items() if value}:
             url += "?" + urlencode(words)
+        asked_at = self.clock.ticks()
         answer = await self._client.call_api(method, url, headers, body, _request_timeout=TIMEOUT)
+        if answer.status < 500:  # else it may be a proxy that speaks
+            self.clock.heard(answer.headers.get("Date"), asked_at)
         return answer.status, await answer.read()
 
 

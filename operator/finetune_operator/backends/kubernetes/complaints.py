@@ -27,7 +27,7 @@ class Complaints:
     def __init__(self, api: Api, clock: Callable[[], float]) -> None:
         self._api = api
         self._clock = clock
-        self._newest = KeptAnswers(self._ask, lambda _: FRESH_SECONDS, clock)
+        self._newest = KeptAnswers(self._ask, lambda _: FRESH_SECONDS)
 
     async def about(self, kind: Kind, item: Object) -> str | None:
         """What was complained of last; None: nothing, or it cannot be known."""

@@ -1,6 +1,7 @@
 """Answers of the API server that are kept for a while: a thousand passes that want the same one ask once."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
@@ -22,17 +23,17 @@ class KeptAnswers(Generic[Question, Answer]):
         self,
         ask: Callable[[Question], Awaitable[Answer]],
         fresh_seconds: Callable[[Answer], float],
-        clock: Callable[[], float],
+        ticks: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ask = ask
         self._fresh_seconds = fresh_seconds
-        self._clock = clock
+        self._ticks = ticks
         self._slots: dict[Question, _Slot[Answer]] = {}
 
     async def get(self, question: Question) -> Answer:
         """The answer. Raises what `ask` raises, and keeps nothing then."""
         slot = self._slots.setdefault(question, _Slot())
         async with slot.lock:
-            if slot.kept is None or self._clock() - slot.kept[0] > self._fresh_seconds(slot.kept[1]):
-                slot.kept = (self._clock(), await self._ask(question))
+            if slot.kept is None or self._ticks() - slot.kept[0] > self._fresh_seconds(slot.kept[1]):
+                slot.kept = (self._ticks(), await self._ask(question))
             return slot.kept[1]

@@ -38,6 +38,7 @@ CONFIG_MAPS = Kind("", "v1", "configmaps", "ConfigMap")
 CLAIMS = Kind("", "v1", "persistentvolumeclaims", "PersistentVolumeClaim")
 EVENTS = Kind("", "v1", "events", "Event")
 NODES = Kind("", "v1", "nodes", "Node")
+LEASES = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 
 CHILDREN = (JOBS, PODS, SERVICES, CONFIG_MAPS, CLAIMS)
 """What belongs to a run and is watched by label."""

@@ -1,7 +1,6 @@
 """How much memory one GPU has, by the labels that GPU feature discovery puts on nodes."""
 
 import logging
-from collections.abc import Callable
 
 from finetune_operator.backends.kubernetes.client import Api, ApiError, Object
 from finetune_operator.backends.kubernetes.kept import KeptAnswers
@@ -17,9 +16,9 @@ logger = logging.getLogger(__name__)
 class Nodes:
     """The cluster's GPU nodes, listed once in FRESH_SECONDS for all runs together."""
 
-    def __init__(self, api: Api, clock: Callable[[], float]) -> None:
+    def __init__(self, api: Api) -> None:
         self._api = api
-        self._labelled = KeptAnswers(self._ask, lambda _: FRESH_SECONDS, clock)
+        self._labelled = KeptAnswers(self._ask, lambda _: FRESH_SECONDS)
 
     async def gpu_memory_bytes(self, run: Qwen3FineTune) -> int | None:
         """Of one GPU of the run's resource, on the smallest node that the run may use.

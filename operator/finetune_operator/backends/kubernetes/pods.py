@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_contract import Outcome, PrepareOutcome, PushOutcome
+from finetune_contract import Outcome, PrepareOutcome, PushOutcome, mismatch
 from finetune_operator.backends.kubernetes.client import Object
 from finetune_operator.names import ATTEMPT_LABEL, RUN_UID_ANNOTATION
 from finetune_operator.observation import Worker, WorkerState
@@ -128,7 +128,7 @@ def created_at(item: Object) -> float:
 
 
 def _end_message(pod: Object, text: str | None) -> str | None:
-    return text or pod.get("status", {}).get("message")
+    return (text and mismatch(text)) or text or pod.get("status", {}).get("message")
 
 
 def _container_state(pod: Object) -> Object:
