@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from finetune_operator.backends.kubernetes.client import Object
-from finetune_operator.names import MANAGER
+from finetune_operator.backends.kubernetes.slim import is_own
 from finetune_operator.resource import GROUP
 
 APPLIED = f"{GROUP}/applied"
@@ -41,10 +41,10 @@ def is_applied(live: Object, wanted: Object) -> bool:
 
 
 def _owned_fields(live: Object) -> Object:
-    for entry in live["metadata"].get("managedFields", ()):
-        if entry.get("manager") == MANAGER and entry.get("operation") == "Apply" and not entry.get("subresource"):
-            fields: Object = entry.get("fieldsV1", {})
-            return fields
+    for entry in filter(is_own, live["metadata"].get("managedFields", ())):
+        fields = entry.get("fieldsV1", {})
+        owned: Object = json.loads(fields) if isinstance(fields, str) else fields  # text: as the store keeps it
+        return owned
     return {}
 
 
