@@ -17,9 +17,10 @@ _MAX_LINE_BYTES = 4 * 1024 * 1024
 
 async def follow(api: Api, kind: Kind, namespace: str) -> AsyncIterator[Object]:
     """Objects of that namespace as they change, from now on."""
+    _, version = await api.list_all(kind, namespace)
     client = api._client
     url = client.configuration.host + kind.path(namespace)
-    query = {"watch": "true", "timeoutSeconds": "7200"}
+    query = {"watch": "true", "timeoutSeconds": "7200", "resourceVersion": str(version)}
     session = client.rest_client.pool_manager
     async with session.get(url, params=query, timeout=aiohttp.ClientTimeout(total=None)) as answer:
         rest = b""
