@@ -1,23 +1,24 @@
-"""The operator without its framework: the store is filled, runs are woken, passes run, everything is looked at again.
+"""The operator without its framework: the store is filled, runs are woken, passes run, and passes ask for the next.
 
 Level-based: an event only says that a run is worth a look. What the pass acts on is the store, which every pass, watch
-and resync makes newer; nothing else is remembered, and a restarted operator finds all of it again by listing.
+and resync makes newer; nothing else is remembered, and a restarted operator finds all of it again by listing. A run
+that is finished asks for no further look: thousands of them cost one look at what their objects' versions are, now and
+then.
 """
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections.abc import Callable
 
 from finetune_operator.backends.kubernetes import KubernetesBackend
 from finetune_operator.backends.kubernetes.client import Api, ConflictError, Object
-from finetune_operator.backends.kubernetes.kinds import RUNS, WATCHED, Kind, selector
+from finetune_operator.backends.kubernetes.kinds import RUNS, Kind
 from finetune_operator.backends.kubernetes.pods import created_at
+from finetune_operator.backends.kubernetes.refill import refill
 from finetune_operator.backends.kubernetes.store import RunKey, Store, key_of
 from finetune_operator.metrics import Metrics
 from finetune_operator.reconcile import PassResult, run_pass
-from finetune_operator.resource import InvalidResourceError, parse_resource
 from finetune_operator.runner import Runner
 from finetune_operator.settings import Settings
 from finetune_operator.status import TERMINAL_PHASES, Phase
@@ -51,6 +52,7 @@ class Controller:
         self._api: Api | None = None
         self._backend: KubernetesBackend | None = None
         self._resyncing: asyncio.Task[None] | None = None
+        self._is_filled = False
 
     def stand_by(self, may_act: Callable[[], bool]) -> None:
         """Another operator leads; once this one does, `may_act` says for how long."""
@@ -65,7 +67,7 @@ class Controller:
         self.metrics.is_leading.set(1)
 
     async def start(self, api: Api | None = None) -> None:
-        """The store is full, every run is woken, and will be woken again in every interval.
+        """The store is full, every run is woken, and what watches miss is found in every interval.
 
         Raises ApiError when the API server does not answer or does not know the resource; it may be called again then.
         """
@@ -88,14 +90,18 @@ class Controller:
             await self._api.close()
 
     async def resync(self) -> None:
-        """The store is as fresh as a list can make it, and every run is woken. Raises ApiError."""
+        """The store is as fresh as a list can make it, and the runs of which that brought news are woken.
+
+        All others have a timer of their own, or nothing about them changes by itself any more. Raises ApiError.
+        """
         assert self._api is not None, "set by start()"
-        for kind in WATCHED:
-            for namespace in self._scopes:
-                items, version = await self._api.list_all(kind, namespace, labels=selector(kind))
-                self.store.refill(kind, items, version, namespace)
-        for key in self.store.runs():
-            self.runner.wake(key)
+        async for key in refill(self._api, self.store, self._scopes, is_filled=self._is_filled):
+            if self._is_filled:
+                self.runner.wake(key)
+        if not self._is_filled:  # no pass begins before everything is known
+            self._is_filled = True
+            for key in self.store.runs():
+                self.runner.wake(key)
         self._synced_at = self._ticks()
         self.metrics.saw_success()
 
@@ -134,7 +140,8 @@ class Controller:
         started = time.monotonic()
         try:
             done = await run_pass(body, self._backend, self.settings, self._api.clock())
-            await self._keep_attempts(body)
+            if done.run is not None:
+                await self._backend.keep_attempts(done.run)
             self._saw_phase(body, done)
             result = "wrote" if done.was_written else "unchanged"
         except ConflictError:
@@ -148,6 +155,8 @@ class Controller:
         self.metrics.saw_success()
         if self.store.told(key, ended_pods):
             self.runner.wake(key)  # the pods that were shown for the last time are gone for the next pass
+        elif done.next_look_seconds is None:
+            self._backend.forget(key)
         return done.next_look_seconds
 
     def _now(self) -> float:
@@ -159,12 +168,6 @@ class Controller:
         is_news = done.was_written and before.get("status", {}).get("phase", Phase.PENDING) != status.phase
         if is_news and (status.restarts == 0 or status.phase in TERMINAL_PHASES):
             self.metrics.saw_phase(status.phase, self._now() - created_at(before))
-
-    async def _keep_attempts(self, body: Object) -> None:
-        assert self._backend is not None, "passes begin after start()"
-        if "deletionTimestamp" not in body["metadata"]:
-            with contextlib.suppress(InvalidResourceError):  # the pass has told so
-                await self._backend.keep_attempts(parse_resource(body))
 
     async def _resync_forever(self) -> None:
         while True:

@@ -55,6 +55,8 @@ class PassResult:
     """Whether this pass had to write it."""
     next_look_seconds: float | None
     """The next pass is due so soon even if no event comes; None: nothing will change by itself any more."""
+    run: Qwen3FineTune | None = None
+    """What was brought further; None: it could not be understood, or is being deleted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +91,9 @@ async def run_pass(body: dict[str, Any], backend: Backend, settings: Settings, n
     if unreadable and was_written:
         await _tell((_left_out(unreadable),), run, backend)
     await _tell(decision.events, run, backend)
-    return PassResult(status=decision.status, was_written=was_written, next_look_seconds=decision.next_look_seconds)
+    return PassResult(
+        status=decision.status, was_written=was_written, next_look_seconds=decision.next_look_seconds, run=run
+    )
 
 
 def _plan(

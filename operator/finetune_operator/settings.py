@@ -114,7 +114,7 @@ class Settings(SettingsModel):
     stale_after_seconds: Annotated[float, Field(gt=0, le=3600)] = 60
     """Progress older than this is marked stale."""
     resync_seconds: Annotated[float, Field(ge=5, le=3600)] = 60
-    """Every run is looked at this often even if no event came."""
+    """Every unfinished run is looked at, and what the watches have missed is looked for, this often."""
     fencing_grace_seconds: Annotated[float, Field(ge=0, le=3600)] = 60
     """After a pod's own grace: how long until it is deleted by force so that the next attempt can start."""
 

@@ -14,10 +14,16 @@ from harness.shell import HarnessError, run
 
 @dataclass(frozen=True)
 class Component:
-    """One Go module of `go/`, and the programs that come of it; a package path of "." is the module's own main."""
+    """One Go module of `modules`, and the programs that come of it; a package path of "." is the module's own main."""
 
     name: str
     programs: dict[str, str]
+    modules: Path = toolchain.MODULES
+
+    @property
+    def source(self) -> Path:
+        """The folder of the module."""
+        return self.modules / self.name
 
 
 _KUBERNETES = ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
@@ -44,24 +50,29 @@ def program(name: str) -> Path:
 
 def build(name: str) -> Path:
     """The folder with the component's programs, built when its modules or flags have changed."""
-    component = COMPONENTS[name]
-    return cache.published(cache.home() / "bin" / f"{name}-{_key(component)}", lambda aside: _compile(component, aside))
+    return built(COMPONENTS[name])
 
 
-def module_folder(component: str, module: str) -> Path:
+def built(component: Component) -> Path:
+    """The same of a component that the harness itself does not know."""
+    folder = cache.home() / "bin" / f"{component.name}-{_key(component)}"
+    return cache.published(folder, lambda aside: _compile(component, aside))
+
+
+def module_folder(component: str | Component, module: str) -> Path:
     """Where the source of a module lies that a component is built from (its manifests, for example)."""
+    source = (COMPONENTS[component] if isinstance(component, str) else component).source
     lookup: list[str | Path] = [toolchain.go(), "list", "-m", "-f", "{{.Dir}}", module]
-    run([toolchain.go(), "mod", "download", module], cwd=toolchain.MODULES / component)
-    return Path(run(lookup, cwd=toolchain.MODULES / component).strip())
+    run([toolchain.go(), "mod", "download", module], cwd=source)
+    return Path(run(lookup, cwd=source).strip())
 
 
 def _compile(component: Component, folder: Path) -> None:
     print(f"building {', '.join(component.programs)}", file=sys.stderr, flush=True)
     start = time.monotonic()
-    source = toolchain.MODULES / component.name
     for_packages = list(component.programs.values())
     output = f"{folder}/" if "." not in for_packages else str(folder / component.name)
-    run([toolchain.go(), "build", *_flags(component), "-o", output, *for_packages], cwd=source)
+    run([toolchain.go(), "build", *_flags(component), "-o", output, *for_packages], cwd=component.source)
     print(f"built {component.name} in {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -80,6 +91,6 @@ def _kubernetes_version() -> list[tuple[str, str]]:
 
 
 def _key(component: Component) -> str:
-    files = sorted((toolchain.MODULES / component.name).glob("*"))
+    files = sorted(component.source.glob("*"))
     content = [part for file in files for part in (file.name, file.read_bytes())]
     return cache.digest([*content, *_flags(component), *component.programs.values()])

@@ -78,7 +78,9 @@ class MortalOperator:
             items, version = await self._api.list_all(kind, self._namespace, labels=selector(kind))
             for item in items:
                 self._controller.saw(kind, item, is_gone=False)
-            self._controller.store.refill(kind, items, version, self._namespace)
+            listed = {item["metadata"]["uid"] for item in items}
+            for key in self._controller.store.keep_listed(kind, listed, version, self._namespace):
+                self._controller.runner.wake(key)
 
     @property
     def is_dead(self) -> bool:

@@ -29,6 +29,11 @@ def test_no_name_of_kopf_gets_into_a_resource() -> None:
     assert isinstance(persistence.diffbase_storage, kopf.AnnotationsDiffBaseStorage)
 
 
+def test_no_object_is_copied_to_compare_it_with_what_it_was() -> None:
+    build = kopf_settings().persistence.diffbase_storage.build
+    assert build(body=kopf.Body({"metadata": {"labels": {"a": "b"}}, "spec": {"field": 1}})) == {}
+
+
 def test_an_operator_whose_resyncs_fail_says_so() -> None:
     now = [1000.0]
     controller = Controller(Settings(resync_seconds=60), ticks=lambda: now[0])

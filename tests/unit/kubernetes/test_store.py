@@ -25,7 +25,7 @@ def test_what_is_gone_is_not_brought_back_by_an_event_or_list_on_its_way() -> No
     assert store.remove(JOBS, job)
     assert not store.put(JOBS, job)
     assert not store.remove(JOBS, job)
-    store.refill(JOBS, [job], 10_000, None)
+    assert not store.is_news(JOBS, job)
     assert store.children(JOBS, KEY) == ()
 
 
@@ -33,14 +33,15 @@ def test_a_list_finds_what_the_watch_has_missed_and_spares_what_is_newer_than_th
     store = Store()
     store.put(JOBS, objects.job(1, meta={"version": 5}))
     store.put(JOBS, objects.job(2, meta={"version": 50}))
-    store.refill(JOBS, [objects.job(3, meta={"version": 6})], 10, None)
+    store.put(JOBS, objects.job(3, meta={"version": 6}))
+    assert store.keep_listed(JOBS, {"uid-of-huanhuan-r3"}, 10, None) == {KEY}
     assert sorted(job["metadata"]["name"] for job in store.children(JOBS, KEY)) == ["huanhuan-r2", "huanhuan-r3"]
 
 
 def test_a_list_of_one_namespace_says_nothing_of_another() -> None:
     store = Store()
     store.put(JOBS, objects.job(1, meta={"version": 5}))
-    store.refill(JOBS, [], 10, "elsewhere")
+    assert store.keep_listed(JOBS, set(), 10, "elsewhere") == set()
     assert len(store.children(JOBS, KEY)) == 1
 
 

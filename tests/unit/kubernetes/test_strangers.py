@@ -82,7 +82,7 @@ class Told:
     async def condition(self, kind: ConditionType) -> Condition:
         seen = await self.backend.observe(self.run)
         plan = make_plan(self.run, model=None, dataset=None, gpu_memory_bytes=None)
-        decision = decide_pass(self.run, Status(), seen, lambda: plan, Settings(), START)
+        decision = decide_pass(self.run, Status(), seen, lambda _: plan, Settings(), START)
         return next(each for each in decision.status.conditions if each.type is kind)
 
 

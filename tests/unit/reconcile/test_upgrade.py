@@ -45,7 +45,7 @@ def decided(body: Object, observation: Observation, now: float) -> Decision:
     assert unreadable == ()
     model, dataset = known_facts(status, observation.preparation)
     plan = make_plan(run, model=model, dataset=dataset, gpu_memory_bytes=None)
-    return decide_pass(run, status, observation, lambda: plan, Settings(), now)
+    return decide_pass(run, status, observation, lambda _: plan, Settings(), now)
 
 
 def with_ended_pods(children: list[Object], message: str, code: int) -> list[Object]:

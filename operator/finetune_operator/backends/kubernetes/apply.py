@@ -12,7 +12,7 @@ import json
 from typing import Any
 
 from finetune_operator.backends.kubernetes.client import Object
-from finetune_operator.names import MANAGER
+from finetune_operator.backends.kubernetes.slim import is_own
 from finetune_operator.resource import GROUP
 
 APPLIED = f"{GROUP}/applied"
@@ -42,14 +42,11 @@ def is_applied(live: Object, wanted: Object) -> bool:
 
 def _owned_fields(live: Object) -> Object:
     """Those of the last apply; without one, those that it was created with (operation Update)."""
-    entries = [entry for entry in live["metadata"].get("managedFields", ()) if _is_ours(entry)]
+    entries = [entry for entry in live["metadata"].get("managedFields", ()) if is_own(entry)]
     newest = next((entry for entry in entries if entry.get("operation") == "Apply"), entries[0] if entries else {})
-    fields: Object = newest.get("fieldsV1", {})
-    return fields
-
-
-def _is_ours(entry: Object) -> bool:
-    return bool(entry.get("manager") == MANAGER and not entry.get("subresource"))
+    fields = newest.get("fieldsV1", {})
+    owned: Object = json.loads(fields) if isinstance(fields, str) else fields  # text: as the store keeps it
+    return owned
 
 
 def _fields_to_own(wanted: Object) -> Object:

@@ -47,15 +47,17 @@ class KubernetesBackend:
         self._events = Events(api, api.clock)
         self._taken: dict[RunKey, str] = {}
         self._progress = ProgressPoller(paths.PROGRESS_PORT, settings.progress_interval_seconds, api.clock)
+        self._intact: dict[RunKey, tuple[str, str | None]] = {}
 
     async def close(self) -> None:
         """Closes the connections to pods; the API belongs to the caller."""
         await self._progress.close()
 
     def forget(self, key: RunKey) -> None:
-        """The run is gone, and what was kept for it goes too."""
+        """The run is gone, or nothing of it is asked for any more: what was kept for it goes too."""
         self._progress.forget(key)
         self._taken.pop(key, None)
+        self._intact.pop(key, None)
 
     def locations(self, run: Qwen3FineTune) -> Locations:
         """The mount points of the trainer's pods."""
@@ -101,9 +103,11 @@ class KubernetesBackend:
 
     async def keep_attempts(self, run: Qwen3FineTune) -> None:
         """What the workers of unfinished attempts find one another by is as it was made, whoever has changed it."""
-        jobs = self._jobs(run)
-        if any(pods.attempt_number(job) is not None and not observe.is_finished(job) for job in jobs):
-            await self._bring_about(run, manifests.workers_service(run))
+        unfinished = (pods.attempt_number(job) for job in self._jobs(run) if not observe.is_finished(job))
+        if all(number is None for number in unfinished) or self._is_intact(run):
+            return
+        await self._bring_about(run, manifests.workers_service(run))
+        self._intact[_key(run)] = (run.metadata.uid, self._service_version(run))
 
     async def stop_attempt(self, run: Qwen3FineTune, number: int, *, force: bool) -> None:
         """The attempt's Job goes. With `force` its pods go first, without grace."""
@@ -149,6 +153,15 @@ class KubernetesBackend:
         """The resource goes, and what it owns goes after it."""
         if (known := self._store.run(_key(run))) is not None and known["metadata"]["uid"] == run.metadata.uid:
             await self._delete(RUNS, known, propagation="Background")
+
+    def _is_intact(self, run: Qwen3FineTune) -> bool:
+        """Whether the Service is the very one that was found to be as it was made."""
+        version = self._service_version(run)
+        return version is not None and self._intact.get(_key(run)) == (run.metadata.uid, version)
+
+    def _service_version(self, run: Qwen3FineTune) -> str | None:
+        live = self._store.child(SERVICES, _key(run), names.workers_service(run.metadata.name))
+        return None if live is None else live["metadata"]["resourceVersion"]
 
     def _jobs(self, run: Qwen3FineTune) -> tuple[Object, ...]:
         jobs = self._store.children(JOBS, _key(run))

@@ -10,11 +10,12 @@ pass has seen that state, because it carries what the trainer said when it ended
 """
 
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from typing import NamedTuple
 
 from finetune_operator.backends.kubernetes.client import Object
-from finetune_operator.backends.kubernetes.kinds import CONFIG_MAPS, PODS, RUNS, SERVICES, Kind
+from finetune_operator.backends.kubernetes.kinds import PODS, RUNS, Kind
+from finetune_operator.backends.kubernetes.slim import slim
 from finetune_operator.names import ATTEMPT_LABEL, RUN_LABEL
 
 REMEMBERED_DELETIONS = 20_000
@@ -78,15 +79,19 @@ class Store:
 
     def put(self, kind: Kind, item: Object) -> bool:
         """Take in what a watch, a list or a write's answer said; whether it is news."""
+        key = key_of(kind, item)
+        if key is None or not self.is_news(kind, item):
+            return False
+        self._shelves[kind].setdefault(key, {})[item["metadata"]["name"]] = slim(kind, item)
+        return True
+
+    def is_news(self, kind: Kind, item: Object) -> bool:
+        """Whether `put` would take it in; its metadata is enough to say so."""
         key, metadata = key_of(kind, item), item["metadata"]
         if key is None or metadata["uid"] in self._deleted:
             return False
-        shelf = self._shelves[kind].setdefault(key, {})
-        known = shelf.get(metadata["name"])
-        if known is not None and _version(known) >= _version(item):
-            return False
-        shelf[metadata["name"]] = _slim(kind, item)
-        return True
+        known = self.child(kind, key, metadata["name"])
+        return known is None or _version(known) < _version(item)
 
     def remove(self, kind: Kind, item: Object) -> bool:
         """Take in that the object is gone, `item` being its last state; whether it is news."""
@@ -99,18 +104,18 @@ class Store:
             self._departed.pop(key, None)
             self._told.pop(key, None)
         elif kind is PODS and _is_worker(item) and _has_ended(item) and metadata["uid"] not in self._told.get(key, ()):
-            self._departed.setdefault(key, {})[metadata["uid"]] = _slim(kind, item)
+            self._departed.setdefault(key, {})[metadata["uid"]] = slim(kind, item)
         return True
 
-    def refill(self, kind: Kind, items: Iterable[Object], list_version: int, namespace: str | None) -> None:
-        """Make the cache equal to a fresh list: this finds what a watch has missed, deletions above all."""
-        listed = set()
-        for item in items:
-            listed.add(item["metadata"]["uid"])
-            self.put(kind, item)
-        for item in tuple(self._all(kind, namespace)):
-            if item["metadata"]["uid"] not in listed and _version(item) <= list_version:
-                self.remove(kind, item)
+    def keep_listed(self, kind: Kind, uids: Container[str], list_version: int, namespace: str | None) -> set[RunKey]:
+        """Let go of what a list of that version does not name, unless it is newer; the runs that lost something."""
+        gone = [
+            item
+            for item in self._all(kind, namespace)
+            if item["metadata"]["uid"] not in uids and _version(item) <= list_version
+        ]
+        keys = [key_of(kind, item) for item in gone if self.remove(kind, item)]
+        return {key for key in keys if key is not None}
 
     def _all(self, kind: Kind, namespace: str | None) -> Iterator[Object]:
         for key, shelf in self._shelves[kind].items():
@@ -153,10 +158,3 @@ def _has_ended(pod: Object) -> bool:
     return pod.get("status", {}).get("phase") in ("Succeeded", "Failed") or any(
         "terminated" in status.get("state", {}) for status in statuses
     )
-
-
-def _slim(kind: Kind, item: Object) -> Object:
-    if kind in (SERVICES, CONFIG_MAPS):
-        return item  # `apply.is_applied` reads the managed fields
-    metadata = {key: value for key, value in item["metadata"].items() if key != "managedFields"}
-    return {**item, "metadata": metadata}
