@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 
 from finetune_contract import DatasetReport
+from finetune_operator.planning.scheduling import scheduling_problems
 from finetune_operator.resource import DataSource, MethodType, Qwen3FineTune, ScheduleType
 from finetune_operator.settings import Limits, Settings
 
@@ -27,10 +28,7 @@ def check_limits(run: Qwen3FineTune, settings: Settings) -> None:
             f"spec.parallelism.gpusPerNode: {parallelism.gpus_per_node} is more than the {limits.max_gpus_per_node} "
             "allowed here; use more nodes"
         )
-    wanted = run.spec.scheduling.priority_class
-    if wanted is not None and wanted not in limits.priority_classes:
-        allowed = ", ".join(limits.priority_classes) or "none"
-        problems.append(f"spec.scheduling.priorityClass: {wanted!r} is not allowed here; allowed: {allowed}")
+    problems += scheduling_problems(run, settings)
     problems += _forbidden_sources(run, limits)
     if problems:
         raise PlanError("LimitExceeded", "\n".join(problems))

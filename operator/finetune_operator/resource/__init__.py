@@ -60,17 +60,22 @@ from finetune_operator.resource.platform import (
     Recovery,
     Resources,
     Retention,
-    Scheduling,
     Storage,
     SwanLab,
-    TaintEffect,
     TensorBoard,
-    Toleration,
-    TolerationOperator,
     Tracking,
     Wandb,
 )
 from finetune_operator.resource.schedules import DecayShape, Schedule, ScheduleType
+from finetune_operator.resource.scheduling import (
+    Gang,
+    Scheduling,
+    TaintEffect,
+    Toleration,
+    TolerationOperator,
+    TopologyHint,
+    TopologyMode,
+)
 from finetune_operator.resource.stability import Divergence, DivergenceAction, NonFinite, Remedy, Stability
 from finetune_operator.resource.training import (
     Checkpoint,
@@ -105,6 +110,7 @@ __all__ = [
     "Evaluation",
     "Format",
     "Fsdp",
+    "Gang",
     "GlobalBatch",
     "InvalidResourceError",
     "Lora",
@@ -150,6 +156,8 @@ __all__ = [
     "Thinking",
     "Toleration",
     "TolerationOperator",
+    "TopologyHint",
+    "TopologyMode",
     "Tracking",
     "Training",
     "Validation",
