@@ -8,6 +8,7 @@ from support.control import Control
 from support.kueue import PlayedKueue
 from support.operator_process import OperatorProcess
 from support.rank0 import Rank0
+from support.runs import there
 
 QUEUED = {"gang": "Kueue", "queue": "research"}
 POD_GROUP = POD_GROUPS["scheduling.x-k8s.io/v1alpha1"]
@@ -70,7 +71,7 @@ def test_a_pod_group_comes_and_goes_with_its_job(control: Control, operator: Ope
     name = stories.make_run(control, namespace, scheduling={"gang": "Coscheduling"})
     stories.prepare(control, namespace, name)
     job, own_name = _job(control, namespace, name, attempt=1), names.attempt_job(name, 1)
-    group = control.wait("its PodGroup", lambda: control.get(POD_GROUP, namespace, own_name))
+    group = there(control.wait("its PodGroup", lambda: control.get(POD_GROUP, namespace, own_name)))
     assert group["spec"] == {"minMember": stories.NODES}
     assert [owner["uid"] for owner in group["metadata"]["ownerReferences"]] == [job["metadata"]["uid"]]
     [pod, *_] = stories.worker_pods(control, namespace, name, attempt=1)
@@ -85,10 +86,8 @@ def test_a_pod_group_comes_and_goes_with_its_job(control: Control, operator: Ope
 
 
 def _job(control: Control, namespace: str, name: str, attempt: int) -> Object:
-    found: Object = control.wait(
-        f"the Job of attempt {attempt}", lambda: control.get(JOBS, namespace, names.attempt_job(name, attempt))
-    )
-    return found
+    own_name = names.attempt_job(name, attempt)
+    return there(control.wait(f"the Job {own_name}", lambda: control.get(JOBS, namespace, own_name)))
 
 
 def _running(control: Control, namespace: str, name: str) -> Object:

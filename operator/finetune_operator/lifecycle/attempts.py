@@ -62,8 +62,8 @@ def advanced(record: AttemptStatus, attempt: Attempt | None, status: Status, vie
         return record
     if attempt is not None:
         record = _with_news(record, attempt, view.now)
-    if record.ended_at is None:
-        record = _ended(record, attempt, status, view)
+    if record.cause is None:
+        record = _told_to_end(record, attempt, status, view)
     if record.ended_at is not None and _is_settled(record, attempt, view):
         return _decided(record, attempt, status, view)
     return record
@@ -84,18 +84,20 @@ def _with_news(record: AttemptStatus, attempt: Attempt, now: float) -> AttemptSt
     return record.model_copy(update=news)
 
 
-def _ended(record: AttemptStatus, attempt: Attempt | None, status: Status, view: View) -> AttemptStatus:
-    """`record`, marked as ended if its attempt is ending or has to."""
-    ended = record.model_copy(update={"ended_at": text.timestamp(view.now)})
-    if attempt is None:
-        return ended
-    order = loss_of_place(record, attempt)
-    if order is None and _is_ending(attempt):
-        return ended
-    order = order or order_to_end(record, attempt, status, view)
-    if order is None:
+def _told_to_end(record: AttemptStatus, attempt: Attempt | None, status: Status, view: View) -> AttemptStatus:
+    """`record`, marked as ended if its attempt is ending or has to, and with our reason if we have one.
+
+    That its queue takes it back may be seen only after its pods are seen to go, and is then the reason all the same.
+    """
+    order = None if attempt is None else loss_of_place(record, attempt)
+    has_ended = record.ended_at is not None or attempt is None or _is_ending(attempt)
+    if order is None and not has_ended:
+        assert attempt is not None
+        order = order_to_end(record, attempt, status, view)
+    if order is None and not has_ended:
         return record
-    return ended.model_copy(update={"cause": str(order.cause), "message": order.message})
+    ended = record.model_copy(update={"ended_at": record.ended_at or text.timestamp(view.now)})
+    return ended if order is None else ended.model_copy(update={"cause": str(order.cause), "message": order.message})
 
 
 def _is_settled(record: AttemptStatus, attempt: Attempt | None, view: View) -> bool:

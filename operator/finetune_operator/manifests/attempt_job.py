@@ -79,9 +79,9 @@ def _resources(run: Qwen3FineTune, fabric: Fabric) -> Manifest:
     """Requests are limits: a gang must not lose one pod because a node was overcommitted."""
     gpus, wanted = run.spec.parallelism.gpus_per_node, run.spec.resources
     resources = {
+        **fabric.resources,
         "cpu": multiplied(wanted.cpu_per_gpu, gpus),
         "memory": multiplied(wanted.memory_per_gpu, gpus),
         wanted.gpu_resource: str(gpus),
-        **fabric.resources,
     }
     return {"requests": dict(resources), "limits": dict(resources)}

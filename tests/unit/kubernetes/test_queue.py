@@ -107,8 +107,8 @@ def test_reason_and_position_come_from_the_version_that_is_served(version: str) 
 
 
 def test_a_line_that_nobody_tells_leaves_the_reason() -> None:
-    for trouble in ({}, {"v1beta2_localqueues": ApiError("get", 503, "no endpoints")}, {"v1beta2_localqueues": {}}):
-        place = placed(Answers(v1beta2_workloads=[workload(PENDING)], **trouble))
+    for line in (NotFoundError("get", 404, "no such API"), ApiError("get", 503, "no endpoints"), {}):
+        place = placed(Answers(v1beta2_workloads=[workload(PENDING)], v1beta2_localqueues=line))
         assert (place.position, place.reason) == (None, "Pending")
 
 

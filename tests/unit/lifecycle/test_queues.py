@@ -142,6 +142,15 @@ def test_an_evicted_job_whose_workers_are_gone_is_cleared_before_the_next_attemp
     assert story.see(after=5).actions == (StartAttempt(2),)
 
 
+def test_pods_that_are_seen_to_go_before_their_job_is_seen_suspended_were_taken_back() -> None:
+    story = Story(**QUEUED)
+    running = trained(step=30)
+    story.see(running)
+    assert story.see(dataclasses.replace(running, workers=(leaving(0), leaving(1))), after=1).actions == ()
+    assert story.see(taken_back(running, leaving(0), leaving(1)), after=1).actions == (StopAttempt(1, force=False),)
+    assert there(story.status.attempts[0].message).startswith("queue research has taken")
+
+
 def test_half_a_gang_that_is_taken_back_is_a_gang_that_is_taken_back() -> None:
     story = Story(**QUEUED)
     half = attempt(worker(0, RUNNING), worker(1, WAITING, waiting_reason="Unschedulable"))
