@@ -39,7 +39,7 @@ class Cause(StrEnum):
     SUSPENDED = "Suspended"
     """spec.suspend; ended by us."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
-    """No step within scheduling.preRunningDeadlineSeconds; ended by us."""
+    """No step within scheduling.preRunningDeadlineSeconds, or all of activeDeadlineSeconds used; ended by us."""
 
 
 class Verdict(StrEnum):
@@ -117,7 +117,7 @@ def classify(attempt: Attempt) -> Ending:
     if any(_has_stopped_in_agreement(worker) for worker in attempt.workers):
         shown = [ending for ending in shown if ending.reason != PEER_LOST]
     if attempt.is_suspended_by_queue:
-        shown.append(_ending(Cause.DISRUPTION, "the queue has taken the run's place back"))
+        shown.append(_ending(Cause.DISRUPTION, _taken_back(attempt)))
     if shown:
         return min(shown, key=_distance_from_root)
     if "DisruptionTarget" in (attempt.job_message or ""):  # the Job controller's own words for a pod that is gone
@@ -286,6 +286,14 @@ def _cause_of_code(exit_code: int) -> Cause:
         return Cause.PREEMPTED
     known = {int(code): cause for code, cause in _CAUSE_OF_EXIT.items() if code is not ExitCode.DONE}
     return known.get(exit_code, Cause.UNEXPECTED)
+
+
+def _taken_back(attempt: Attempt) -> str:
+    place = attempt.place
+    if place is None:
+        return "its Job was suspended, and not by this operator"
+    why = ": ".join(each for each in (place.reason, place.message) if each)
+    return f"queue {place.queue} has taken the run's place back ({why})"
 
 
 def _disrupted(who: str, disruption: str, message: str | None) -> str:

@@ -17,6 +17,12 @@ PUSH_REQUEST_ANNOTATION = f"{GROUP}/push-request"
 RUN_UID_ANNOTATION = f"{GROUP}/run-uid"
 """On pods: which run of that name they are of. A pod may outlive its Job, which alone is owned by the run."""
 
+KUEUE_QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+"""On the Job of an attempt: Kueue lets it go, from this LocalQueue."""
+KUEUE_PRIORITY_LABEL = "kueue.x-k8s.io/priority-class"
+KUEUE_JOB_UID_LABEL = "kueue.x-k8s.io/job-uid"
+"""On a Workload of Kueue: which Job it is of."""
+
 PREPARE_ROLE = "prepare"
 WORKER_ROLE = "worker"
 PUSH_ROLE = "push"

@@ -41,6 +41,18 @@ class Worker:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class QueuePlace:
+    """Where a suspended attempt stands in its queue, by the queue's own account."""
+
+    queue: str
+    position: int | None = None
+    """From 1 on, among all that compete for the same quota; None: nobody tells, or it does not stand in line."""
+    reason: str | None = None
+    """The queue's own word: `Pending`, `Preempted`."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Attempt:
     """One attempt's workers, all of the same number."""
 
@@ -52,6 +64,8 @@ class Attempt:
     is_being_deleted: bool = False
     is_suspended_by_queue: bool = False
     """A queue (Kueue) holds the Job back."""
+    place: QueuePlace | None = None
+    """While it is held back; None: no queue is known to do so."""
     is_failed: bool = False
     """The Job controller has given the Job up, whatever its pods still say."""
     job_message: str | None = None

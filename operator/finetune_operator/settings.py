@@ -56,6 +56,11 @@ class Limits(SettingsModel):
     itself; None: they may ask for any, and get no more by themselves, since nobody has said what the nodes can give."""
     priority_classes: tuple[str, ...] = ()
     """Priority classes that runs may name."""
+    queues: tuple[str, ...] = ()
+    """Queues of Kueue and Volcano that runs may name; `*`: any. A LocalQueue of Kueue is made by whoever rules the
+    namespace; a Queue of Volcano is the whole cluster's."""
+    queue_priority_classes: tuple[str, ...] = ()
+    """Kueue's WorkloadPriorityClasses that runs may name."""
     sources: tuple[Literal["ModelScope", "HuggingFace", "Volume", "S3"], ...] = (
         "ModelScope",
         "HuggingFace",
@@ -98,12 +103,60 @@ class LeaderElection(SettingsModel):
         return self
 
 
+class Kueue(SettingsModel):
+    """Kueue, where the cluster has it."""
+
+    enabled: bool = False
+    topology_aware: bool = False
+    """Whether the queues' flavors have topologies: then Kueue places workers side by side, else the scheduler does."""
+
+
+class Volcano(SettingsModel):
+    """Volcano, where the cluster has it."""
+
+    enabled: bool = False
+    scheduler_name: str = "volcano"
+
+
+class Coscheduling(SettingsModel):
+    """A scheduler with the coscheduling plug-in, where the cluster has one."""
+
+    enabled: bool = False
+    scheduler_name: str = "scheduler-plugins-scheduler"
+
+
+class Gangs(SettingsModel):
+    """Which gang schedulers the cluster has; a run may ask for those alone."""
+
+    kueue: Kueue = Kueue()
+    volcano: Volcano = Volcano()
+    coscheduling: Coscheduling = Coscheduling()
+
+
+class Fabric(SettingsModel):
+    """What the workers of a run get that names this profile: a network for collectives beside the pod network."""
+
+    resources: dict[str, str] = Field(default_factory=dict)
+    """Extended resources of every worker, such as `rdma/hca_shared_devices_a: "1"` or `vpc.amazonaws.com/efa: "4"`."""
+    environment: dict[str, str] = Field(default_factory=dict)
+    """NCCL_IB_HCA, NCCL_SOCKET_IFNAME, FI_PROVIDER and the like; they win over pods.environment."""
+    annotations: dict[str, str] = Field(default_factory=dict)
+    """Of the pods, such as k8s.v1.cni.cncf.io/networks for a secondary network."""
+    host_network: bool = False
+    """The node's own interfaces: such pods are past every network policy, and two never share a node."""
+    ipc_lock: bool = False
+    """Adds the capability IPC_LOCK, which Pod Security admits in privileged namespaces alone."""
+
+
 class Settings(SettingsModel):
     """Everything the admin decides."""
 
     image: Image = Image()
     pods: Pods = Pods()
     limits: Limits = Limits()
+    gangs: Gangs = Gangs()
+    fabrics: dict[str, Fabric] = Field(default_factory=dict)
+    """By the name that runs pick them by."""
     namespaces: tuple[str, ...] = ()
     """Namespaces to watch; empty: all."""
     pricing: Pricing = Pricing()

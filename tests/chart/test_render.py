@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from finetune_contract.version import __version__
 from finetune_operator.crd import definition
 from finetune_operator.metrics import Metrics
-from finetune_operator.settings import LeaderElection, Pricing, Settings, load_settings
+from finetune_operator.settings import Fabric, Gangs, Kueue, LeaderElection, Pricing, Settings, load_settings
 from harness.helm import Helm
 from harness.shell import HarnessError
 
@@ -99,7 +99,9 @@ def test_settings_carry_the_values(render: Any, tmp_path: Path) -> None:
             "environment": {"OMP_NUM_THREADS": "1"},
             "runtimeClassName": "nvidia",
         },
-        "limits": {"priorityClasses": ["low", "high"]},
+        "limits": {"priorityClasses": ["low", "high"], "queues": ["research"]},
+        "gangs": {"kueue": {"enabled": True}},
+        "fabrics": {"efa": {"resources": {"vpc.amazonaws.com/efa": "4"}, "ipcLock": True}},
         "watchNamespaces": ["team-a", "team-b"],
         "settings": {"progressIntervalSeconds": 0.5},
         "pricing": {"currency": "EUR", "perGpuHour": {"nvidia.com/gpu": 2.5}},
@@ -110,6 +112,9 @@ def test_settings_carry_the_values(render: Any, tmp_path: Path) -> None:
     assert settings.pods.environment == {"OMP_NUM_THREADS": "1"}
     assert settings.pods.runtime_class_name == "nvidia"
     assert settings.limits.priority_classes == ("low", "high")
+    assert settings.limits.queues == ("research",)
+    assert settings.gangs == Gangs(kueue=Kueue(enabled=True))
+    assert settings.fabrics == {"efa": Fabric(resources={"vpc.amazonaws.com/efa": "4"}, ipc_lock=True)}
     assert settings.namespaces == ("team-a", "team-b")
     assert settings.progress_interval_seconds == 0.5
     assert settings.pricing == Pricing(currency="EUR", per_gpu_hour={"nvidia.com/gpu": 2.5})
@@ -172,6 +177,22 @@ RUN_RIGHTS = {
 def test_the_operator_has_these_rights_and_no_others(render: Any) -> None:
     assert rights(render()["ClusterRole", NAME]) == {**RUN_RIGHTS, "nodes": "list"}
     assert rights(render({"rbac": {"readNodes": False}})["ClusterRole", NAME]) == RUN_RIGHTS
+
+
+GANG_RIGHTS = {
+    "kueue": {
+        "kueue.x-k8s.io/workloads": "list",
+        "visibility.kueue.x-k8s.io/localqueues/pendingworkloads": "get",
+    },
+    "volcano": {"scheduling.volcano.sh/podgroups": "create get"},
+    "coscheduling": {"scheduling.x-k8s.io/podgroups": "create get"},
+}
+
+
+@pytest.mark.parametrize("gang", GANG_RIGHTS)
+def test_a_gang_scheduler_brings_its_rights_and_no_others(render: Any, gang: str) -> None:
+    values = {"gangs": {gang: {"enabled": True}}, "watchNamespaces": ["team-a"]}
+    assert rights(render(values)["Role", f"team-a/{NAME}"]) == {**RUN_RIGHTS, **GANG_RIGHTS[gang]}
 
 
 def test_an_operator_of_some_namespaces_has_rights_in_these_alone(render: Any) -> None:

@@ -30,6 +30,7 @@ OTHER: dict[str, Any] = {
     "limits.sources": ["Volume"],
     "limits.pushHubs": ["ModelScope"],
     "limits.s3Endpoints": ["*"],
+    "fabrics": {"efa": {"resources": {"vpc.amazonaws.com/efa": "4"}}},
     "image.digest": f"sha256:{'a' * 64}",
     "trainer.image.digest": f"sha256:{'a' * 64}",
     "image.pullPolicy": "Always",
@@ -105,6 +106,10 @@ def test_every_value_is_in_the_readme_with_its_default(chart: Path, path: str) -
         ({"trainer": {"environment": {"A": 1}}}, "at '/trainer/environment/A'"),
         ({"settings": {"progressIntervalSeconds": 0}}, "at '/settings/progressIntervalSeconds'"),
         ({"watchNamespaces": "team"}, "at '/watchNamespaces'"),
+        ({"limits": {"queues": ["Research"]}}, "at '/limits/queues/0'"),
+        ({"gangs": {"kueue": {"schedulerName": "kueue"}}}, "additional properties 'schedulerName' not allowed"),
+        ({"fabrics": {"efa": {"privileged": True}}}, "additional properties 'privileged' not allowed"),
+        ({"fabrics": {"efa": {"resources": {"vpc.amazonaws.com/efa": 4}}}}, "at '/fabrics/efa/resources"),
     ],
 )
 def test_a_wrong_value_is_refused_by_its_path(render: Any, values: dict[str, Any], expected: str) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ import yaml
 
 from finetune_operator.backends.kubernetes.client import Api
 from harness import ControlPlane, cache
+from support import kueue
 from support.control import Control
 from support.operator_process import OperatorProcess
 
@@ -20,6 +22,8 @@ SYSTEM = "finetune-system"
 _RIGHTS = frozenset(
     {"CustomResourceDefinition", "ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding", "ServiceAccount"}
 )
+_GANGS = {"kueue": {"enabled": True}, "coscheduling": {"enabled": True}}
+_SETTINGS: dict[str, object] = {"gangs": _GANGS, "limits": {"queues": ["research"]}}
 
 
 @pytest.fixture(scope="session")
@@ -32,11 +36,12 @@ def control_plane() -> Iterator[ControlPlane]:
 @pytest.fixture(scope="session")
 def operator_account(control_plane: ControlPlane) -> str:
     """The chart's CRD, roles and ServiceAccount are there; the name of that account."""
+    gangs = ["--set-json", f"gangs={json.dumps(_GANGS)}"]
     chart = ROOT / "charts" / "qwen3-finetune"
-    rendered = control_plane.helm("template", "kit", chart, "--namespace", SYSTEM, "--set", "replicas=2")
+    rendered = control_plane.helm("template", "kit", chart, "--namespace", SYSTEM, "--set", "replicas=2", *gangs)
     objects = [each for each in yaml.safe_load_all(rendered) if each and each["kind"] in _RIGHTS]
     control_plane.kubectl("create", "namespace", SYSTEM)
-    control_plane.kubectl.apply(objects)
+    control_plane.kubectl.apply([*objects, *kueue.definitions()])
     control_plane.kubectl("wait", "--for=condition=Established", "crd/qwen3finetunes.finetune.qwen3.io")
     name: str = next(each["metadata"]["name"] for each in objects if each["kind"] == "ServiceAccount")
     return name
@@ -71,7 +76,8 @@ def shared_operator(
     """One operator for most tests, and a namespace for each of them: a process takes seconds to start."""
     tests = [item for item in request.session.items if "namespace" in getattr(item, "fixturenames", ())]
     namespaces = [control.namespace() for _ in tests]
-    with OperatorProcess(tmp_path_factory.mktemp("operator"), operator_kubeconfig, namespaces) as process:
+    folder = tmp_path_factory.mktemp("operator")
+    with OperatorProcess(folder, operator_kubeconfig, namespaces, _SETTINGS) as process:
         yield process, namespaces
         assert process.terminate() == 0, process.log()
 

@@ -13,7 +13,7 @@ from support.control import Control
 from support.operator_process import FAST
 
 AT_ONCE = 9
-TIMES = ("At", "Since", "Time", "cost")
+TIMES = ("At", "Since", "Time", "activeSeconds", "cost")
 """Endings of the fields of a status that tell when something happened, or how long it took."""
 
 

@@ -265,6 +265,34 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"scheduling": {"nodeSelector": {"zone": "a b"}}},
         ("spec.scheduling.nodeSelector[zone]", '"a b"', "must be a label's value"),
     ),
+    "a queue without a gang that has queues": (
+        {"scheduling": {"queue": "research"}},
+        ("spec.scheduling.queue", "goes with gang Kueue or Volcano, and gang is None"),
+    ),
+    "a queue for a gang that has none": (
+        {"scheduling": {"queue": "research", "gang": "Coscheduling"}},
+        ("spec.scheduling.queue", "goes with gang Kueue or Volcano, and gang is Coscheduling"),
+    ),
+    "Kueue without a queue": (
+        {"scheduling": {"gang": "Kueue"}},
+        ("spec.scheduling.queue", "name a LocalQueue of the run's namespace"),
+    ),
+    "a place in no queue": (
+        {"scheduling": {"gang": "Volcano", "queuePriorityClass": "high"}},
+        ("spec.scheduling.queuePriorityClass", "of gang Kueue, and gang is Volcano"),
+    ),
+    "a queue's name that is none": (
+        {"scheduling": {"gang": "Kueue", "queue": "Research"}},
+        ("spec.scheduling.queue", "must be a queue's name"),
+    ),
+    "a topology without a label": (
+        {"scheduling": {"topology": {"mode": "Required"}}},
+        ("spec.scheduling.topology.key", "Required value"),
+    ),
+    "an active deadline that no step could keep": (
+        {"scheduling": {"activeDeadlineSeconds": 1}},
+        ("spec.scheduling.activeDeadlineSeconds", "greater than or equal to 60"),
+    ),
     "toleration's value": (
         {"scheduling": {"tolerations": [{"key": "gpu", "value": "yes"}]}},
         ("spec.scheduling.tolerations[0].value", "goes with operator Equal, and operator is Exists"),
@@ -333,9 +361,10 @@ def without_empty(value: Any) -> Any:
         {"training": {"maxSteps": 9, "schedule": {"type": "WarmupStableDecay", "warmupSteps": 5}}},
         {"dataset": {"path": "a", "validation": {"path": "b"}}, "evaluation": {"loadBest": True}},
         {"scheduling": {"tolerations": [{"key": "gpu"}], "nodeSelector": {"zone": "a"}}},
+        {"scheduling": {"gang": "Kueue", "queue": "research", "topology": {"key": "rack"}}},
         {"output": {"push": PUSH}},
     ],
-    ids=["minimal", "LoRA", "DeepSpeed", "FSDP", "ramp", "schedule", "evaluation", "scheduling", "push"],
+    ids=["minimal", "LoRA", "DeepSpeed", "FSDP", "ramp", "schedule", "evaluation", "scheduling", "queue", "push"],
 )
 def test_the_api_server_fills_in_the_very_defaults_that_the_models_have(kubectl: Kubectl, spec: dict[str, Any]) -> None:
     body = run("defaulted", **spec)
@@ -415,6 +444,7 @@ def test_status_is_written_by_its_own_subresource_alone(kubectl: Kubectl) -> Non
 
 STATUS = {
     "phase": "Running",
+    "queue": "research #3",
     "plan": {
         "model": "Qwen/Qwen3-8B",
         "strategy": "FSDP",
@@ -454,6 +484,8 @@ def test_columns_show_the_run(kubectl: Kubectl) -> None:
     header, values = (line.split() for line in kubectl("get", "q3ft", "shown", "-o", "wide").splitlines())
     assert header[8:13] == ["MODEL", "METHOD", "STRATEGY", "TOK/S", "PEAK-MEM"]
     assert values[8:13] == ["Qwen/Qwen3-8B", "LoRA", "FSDP", "16261", "53.9Gi"]
+    assert "QUEUE" in header
+    assert "research #3" in kubectl("get", "q3ft", "shown", "-o", "wide")
 
 
 def test_runs_are_selected_by_phase_and_found_by_short_name_and_category(kubectl: Kubectl) -> None:

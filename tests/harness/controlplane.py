@@ -150,6 +150,7 @@ class ControlPlane:
             "kube-scheduler": "/CN=system:kube-scheduler",
         }
         self.authority.issue("kube-apiserver", "/CN=kube-apiserver", ",".join(names + numbers))
+        self.authority.issue("aggregator", "/CN=aggregator")
         for name, subject in subjects.items():
             self.write_client(name, subject)
         policy = self.run.folder / "audit-policy.json"
@@ -185,6 +186,12 @@ class ControlPlane:
             *("--kubelet-certificate-authority", self.authority.certificate),
             *("--kubelet-preferred-address-types", "InternalIP", "--service-cluster-ip-range", addresses.SERVICES),
             *("--authorization-mode", "Node,RBAC", "--enable-admission-plugins", "NodeRestriction"),
+            # How the API server vouches for users to servers that it passes requests on to (APIServices).
+            *("--requestheader-client-ca-file", self.authority.certificate),
+            *("--requestheader-allowed-names", "aggregator", "--requestheader-username-headers", "X-Remote-User"),
+            *("--requestheader-group-headers", "X-Remote-Group"),
+            *("--requestheader-extra-headers-prefix", "X-Remote-Extra-"),
+            *("--proxy-client-cert-file", pki / "aggregator.crt", "--proxy-client-key-file", pki / "aggregator.key"),
             *("--allow-privileged", "--audit-policy-file", self.run.folder / "audit-policy.json"),
             # Else the log rotates at 100 MB, and whoever counts writes miscounts.
             *("--audit-log-path", self.audit.file, "--audit-log-maxsize", "4096"),

@@ -63,9 +63,13 @@ limits:
   maxGpusPerNode: {{ .Values.limits.maxGpusPerNode }}
   maxMemoryPerGpu: {{ ternary "null" (quote .Values.limits.maxMemoryPerGpu) (eq .Values.limits.maxMemoryPerGpu "") }}
   priorityClasses: {{ toJson .Values.limits.priorityClasses }}
+  queues: {{ toJson .Values.limits.queues }}
+  queuePriorityClasses: {{ toJson .Values.limits.queuePriorityClasses }}
   sources: {{ toJson .Values.limits.sources }}
   pushHubs: {{ toJson .Values.limits.pushHubs }}
   s3Endpoints: {{ toJson .Values.limits.s3Endpoints }}
+gangs: {{ toJson .Values.gangs }}
+fabrics: {{ toJson .Values.fabrics }}
 namespaces: {{ toJson .Values.watchNamespaces }}
 pricing:
   currency: {{ .Values.pricing.currency | quote }}
@@ -112,6 +116,24 @@ fencingGraceSeconds: {{ .Values.settings.fencingGraceSeconds }}
 - apiGroups: [""]
   resources: [events]
   verbs: [get, list, create, patch]
+{{- if .Values.gangs.kueue.enabled }}
+- apiGroups: [kueue.x-k8s.io]
+  resources: [workloads]
+  verbs: [list]  # why a run waits, and why its place was taken back
+- apiGroups: [visibility.kueue.x-k8s.io]
+  resources: [localqueues/pendingworkloads]
+  verbs: [get]  # its position
+{{- end }}
+{{- if .Values.gangs.volcano.enabled }}
+- apiGroups: [scheduling.volcano.sh]
+  resources: [podgroups]
+  verbs: [get, create]
+{{- end }}
+{{- if .Values.gangs.coscheduling.enabled }}
+- apiGroups: [scheduling.x-k8s.io]
+  resources: [podgroups]
+  verbs: [get, create]
+{{- end }}
 {{- end }}
 
 {{- /* Nodes are no namespace's, so only a cluster-wide operator may be let read them. */}}

@@ -14,7 +14,7 @@ from finetune_operator.backends.local import LocalBackend, Machine, RunFolder, m
 from finetune_operator.cli.documents import Document, parsed
 from finetune_operator.lifecycle import reopened, text
 from finetune_operator.resource import InvalidResourceError, Qwen3FineTune, parse_resource
-from finetune_operator.settings import Limits, Settings
+from finetune_operator.settings import Coscheduling, Fabric, Gangs, Kueue, Limits, Settings, Volcano
 from finetune_operator.status import Status
 
 LOOK_SECONDS = 0.5
@@ -149,9 +149,19 @@ def _differences(path: str, old: Any, new: Any) -> Iterator[str]:
 
 
 def _settings(run: Qwen3FineTune) -> Settings:
-    """The person at the machine is the admin: priority classes mean nothing here, and every look may be written."""
-    wanted = run.spec.scheduling.priority_class
+    """The person at the machine is the admin, and every look may be written.
+
+    Queues, gangs, priorities and fabrics are a cluster's: what the spec names of them is let pass, and does nothing.
+    """
+    scheduling, fabric = run.spec.scheduling, run.spec.parallelism.fabric
     limits = Limits(
-        max_gpus_per_node=16, max_nodes=1024, priority_classes=(wanted,) if wanted else (), s3_endpoints=("*",)
+        max_gpus_per_node=16,
+        max_nodes=1024,
+        priority_classes=tuple(filter(None, [scheduling.priority_class])),
+        queues=("*",),
+        queue_priority_classes=tuple(filter(None, [scheduling.queue_priority_class])),
+        s3_endpoints=("*",),
     )
-    return Settings(limits=limits, progress_interval_seconds=LOOK_SECONDS)
+    gangs = Gangs(kueue=Kueue(enabled=True), volcano=Volcano(enabled=True), coscheduling=Coscheduling(enabled=True))
+    fabrics = {} if fabric is None else {fabric: Fabric()}
+    return Settings(limits=limits, gangs=gangs, fabrics=fabrics, progress_interval_seconds=LOOK_SECONDS)

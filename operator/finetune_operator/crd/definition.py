@@ -28,6 +28,7 @@ _WIDE_COLUMNS = (
     ("Tok/s", "integer", ".status.progress.tokensPerSecond", "Real tokens a second, over all GPUs."),
     ("Peak-Mem", "string", ".status.progress.peakMemory", "Largest over the GPUs."),
     ("MFU", "string", ".status.progress.mfu", "Share of the GPUs' peak that the model needs."),
+    ("Queue", "string", ".status.queue", "That the run names, and its place while it waits there."),
     ("GPU-Util", "string", ".status.progress.gpuUtilisation", "Of the least busy GPU."),
 )
 

@@ -10,7 +10,7 @@ from finetune_contract import ExitCode
 from finetune_operator.failures import Budget, Cause, Ending, Verdict, classify, decide, done_outcome, suspect_node
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.decision import View
-from finetune_operator.lifecycle.orders import order_to_end
+from finetune_operator.lifecycle.orders import has_stepped, loss_of_place, order_to_end
 from finetune_operator.lifecycle.recovery import advice, recovered
 from finetune_operator.observation import Attempt, Worker, WorkerState
 from finetune_operator.status import AttemptStatus, RecoveryStatus, Status
@@ -37,13 +37,12 @@ def is_over(attempt: Attempt) -> bool:
     return attempt.is_failed or attempt.is_being_deleted or succeeded == attempt.num_nodes
 
 
-def _is_ending(record: AttemptStatus, attempt: Attempt) -> bool:
-    """Whether a worker has ended or is about to, or its queue has taken it back: the gang will not go on."""
+def _is_ending(attempt: Attempt) -> bool:
+    """Whether a worker has ended or is about to: the gang will not go on."""
     return (
         is_over(attempt)
         or attempt.is_failed
         or attempt.is_being_deleted
-        or (attempt.is_suspended_by_queue and record.running_since is not None)
         or done_outcome(attempt) is not None
         or any(worker.state is WorkerState.FAILED or worker.is_terminating for worker in attempt.workers)
     )
@@ -51,7 +50,8 @@ def _is_ending(record: AttemptStatus, attempt: Attempt) -> bool:
 
 def is_stopping(record: AttemptStatus) -> bool:
     """Whether the attempt was told to save and stop, and is given the time for it."""
-    return record.decision is None and record.cause == Cause.SUSPENDED
+    has_something_to_save = record.cause == Cause.DEADLINE_EXCEEDED and has_stepped(record)
+    return record.decision is None and (record.cause in (Cause.SUSPENDED, Cause.DISRUPTION) or has_something_to_save)
 
 
 def new_record(attempt: Attempt) -> AttemptStatus:
@@ -74,8 +74,8 @@ def advanced(
     """
     if attempt is not None:
         record = _with_news(record, attempt, view.now)
-    if record.ended_at is None:
-        record = _ended(record, attempt, status, view)
+    if record.cause is None:
+        record = _told_to_end(record, attempt, status, view)
     if record.ended_at is not None and _is_settled(record, attempt, view):
         return _decided(record, attempt, status, view)
     return record, status.recovery
@@ -84,7 +84,8 @@ def advanced(
 def _with_news(record: AttemptStatus, attempt: Attempt, now: float) -> AttemptStatus:
     news: dict[str, object] = {}
     running = sum(worker.state is WorkerState.RUNNING for worker in attempt.workers)
-    if record.running_since is None and running >= attempt.num_nodes:
+    # a Job that is seen as suspended beside pods that run may be old news: the two come by different watches
+    if record.running_since is None and running >= attempt.num_nodes and not attempt.is_suspended_by_queue:
         news["running_since"] = text.timestamp(now)
     steps = [worker.outcome.step for worker in attempt.workers if worker.outcome is not None]
     progress = attempt.progress
@@ -95,22 +96,25 @@ def _with_news(record: AttemptStatus, attempt: Attempt, now: float) -> AttemptSt
     return record.model_copy(update=news)
 
 
-def _ended(record: AttemptStatus, attempt: Attempt | None, status: Status, view: View) -> AttemptStatus:
-    """`record`, marked as ended if its attempt is ending or has to."""
-    ended = record.model_copy(update={"ended_at": text.timestamp(view.now)})
-    if attempt is None or _is_ending(record, attempt):
-        return ended
-    order = order_to_end(record, attempt, status, view)
-    if order is None:
+def _told_to_end(record: AttemptStatus, attempt: Attempt | None, status: Status, view: View) -> AttemptStatus:
+    """`record`, marked as ended if its attempt is ending or has to, and with our reason if we have one.
+
+    That its queue takes it back may be seen only after its pods are seen to go, and is then the reason all the same.
+    """
+    order = None if attempt is None else loss_of_place(record, attempt)
+    has_ended = record.ended_at is not None or attempt is None or _is_ending(attempt)
+    if order is None and not has_ended:
+        assert attempt is not None
+        order = order_to_end(record, attempt, status, view)
+    if order is None and not has_ended:
         return record
-    return ended.model_copy(update={"cause": str(order.cause), "message": order.message})
+    ended = record.model_copy(update={"ended_at": record.ended_at or text.timestamp(view.now)})
+    return ended if order is None else ended.model_copy(update={"cause": str(order.cause), "message": order.message})
 
 
 def _is_settled(record: AttemptStatus, attempt: Attempt | None, view: View) -> bool:
     """Whether the workers have said what they have to say, or had the time for it."""
     if attempt is None or is_over(attempt) or (record.cause is not None and not is_stopping(record)):
-        return True
-    if attempt.is_suspended_by_queue and not has_live_worker(attempt):
         return True
     assert record.ended_at is not None
     is_broken = any(worker.state is WorkerState.FAILED and not _has_saved(worker) for worker in attempt.workers)

@@ -14,7 +14,13 @@ from finetune_operator.lifecycle.finals import is_pushed
 from finetune_operator.lifecycle.orders import has_stepped
 from finetune_operator.lifecycle.preparation import is_alive
 from finetune_operator.lifecycle.recovery import change_words, remedy_after
-from finetune_operator.lifecycle.waiting import QUEUE_REASONS, attempt_waits_for, preparation_waits_for, push_waits_for
+from finetune_operator.lifecycle.waiting import (
+    QUEUE_REASONS,
+    attempt_waits_for,
+    preparation_waits_for,
+    push_waits_for,
+    queue_shown,
+)
 from finetune_operator.planning import PlanError
 from finetune_operator.resource import Mode
 from finetune_operator.status import (
@@ -56,7 +62,7 @@ def with_conditions(status: Status, actions: tuple[Action, ...], view: View) -> 
     }
     conditions = written(status.conditions, truths, view.run.metadata.generation, view.now)
     phase = phase_of(truths, has_begun=status.start_time is not None)
-    return status.model_copy(update={"conditions": conditions, "phase": phase})
+    return status.model_copy(update={"conditions": conditions, "phase": phase, "queue": queue_shown(view)})
 
 
 def written(

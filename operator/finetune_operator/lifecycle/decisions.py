@@ -1,5 +1,7 @@
 """One decision: records first, then acts that follow from the records, then conditions, phase, events."""
 
+from collections.abc import Iterator
+
 from finetune_operator.failures import Verdict
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import is_over, is_stopping
@@ -18,7 +20,7 @@ from finetune_operator.lifecycle.decision import (
 from finetune_operator.lifecycle.events import events_between
 from finetune_operator.lifecycle.finals import is_final
 from finetune_operator.lifecycle.memory import has_undecided_attempt, remembered
-from finetune_operator.lifecycle.orders import deadline_at
+from finetune_operator.lifecycle.orders import active_deadline_at, deadline_at
 from finetune_operator.lifecycle.preparation import preparation_actions
 from finetune_operator.lifecycle.push import next_push_at, push_actions
 from finetune_operator.observation import Attempt, Observation, WorkerState
@@ -32,6 +34,8 @@ KEPT_ATTEMPTS = 2
 _SHORTEST_LOOK_SECONDS = 1.0
 _ENDING_LOOK_SECONDS = 3.0
 """While an attempt ends: what matters now is how soon the next one can start."""
+_QUEUED_LOOK_SHARE = 0.25
+"""Of the time that a run has waited in a queue, which is asked for its place: the longer, the slower things change."""
 
 
 def decide_pass(
@@ -148,6 +152,15 @@ def _next_attempt(status: Status, view: View) -> tuple[Action, ...]:
     return (StartAttempt(max(numbers, default=0) + 1),)
 
 
+def _deadlines(status: Status, view: View) -> Iterator[float]:
+    """When a limit of the spec will have been reached, unix seconds."""
+    if (first_step := deadline_at(status, view)) is not None:
+        yield first_step
+    for record in status.attempts:
+        if record.decision is None and (used_up := active_deadline_at(record, status, view)) is not None:
+            yield used_up
+
+
 def _has_running_worker(observation: Observation) -> bool:
     newest = observation.current
     return newest is not None and any(worker.state is WorkerState.RUNNING for worker in newest.workers)
@@ -162,8 +175,9 @@ def _next_look(status: Status, actions: tuple[Action, ...], view: View) -> float
         # rank 0 has to be asked; of everything else the backend's own events tell
         has_progress = has_undecided_attempt(status) and _has_running_worker(view.observation)
         looks.append(settings.progress_interval_seconds if has_progress else settings.resync_seconds)
-        if (deadline := deadline_at(status, view)) is not None:
-            looks.append(deadline - view.now)
+        looks += [deadline - view.now for deadline in _deadlines(status, view)]
+        if (attempt := view.observation.current) is not None and attempt.place is not None:
+            looks.append((view.now - attempt.created_at) * _QUEUED_LOOK_SHARE)
         if (push_at := next_push_at(status)) > view.now:
             looks.append(push_at - view.now)
     elif (ttl_seconds := view.run.spec.scheduling.ttl_seconds_after_finished) is not None:

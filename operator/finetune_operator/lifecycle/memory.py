@@ -8,7 +8,7 @@ from finetune_operator.lifecycle.cost import with_released_gpus, with_times
 from finetune_operator.lifecycle.decision import View
 from finetune_operator.lifecycle.finals import finished, given_up, planned_only, reopened
 from finetune_operator.lifecycle.mending import mended, with_result_forgotten
-from finetune_operator.lifecycle.orders import deadline_message
+from finetune_operator.lifecycle.orders import active_deadline_message, deadline_message
 from finetune_operator.lifecycle.preparation import with_preparation
 from finetune_operator.lifecycle.progress import at_rest, with_last_words, with_progress
 from finetune_operator.lifecycle.push import with_push
@@ -69,8 +69,16 @@ def _with_attempt(status: Status, record: AttemptStatus, attempt: Attempt | None
             "recovery": recovery,
             "restarts": max(status.restarts, new.number - 1),
             "failures": status.failures + (new.decision == Verdict.RETRY),
+            "active_seconds": status.active_seconds + _active_seconds(new, view.now),
         }
     )
+
+
+def _active_seconds(record: AttemptStatus, now: float) -> int:
+    """For how long the workers of an attempt that has just been decided have run together."""
+    if record.decision is None or record.running_since is None:
+        return 0
+    return max(0, round(now - text.seconds_of(record.running_since)))
 
 
 def _with_end(status: Status, view: View) -> Status:
@@ -100,8 +108,9 @@ def _with_plan(status: Status, view: View) -> Status:
 
 
 def _with_deadline(status: Status, view: View) -> Status:
-    """The deadline before there is an attempt; of an attempt's own deadline see `orders`."""
-    if has_undecided_attempt(status) or (late := deadline_message(status, view)) is None:
+    """The deadlines while there is no attempt; of an attempt's own deadline see `orders`."""
+    late = deadline_message(status, view) or active_deadline_message(None, status, view)
+    if has_undecided_attempt(status) or late is None:
         return status
     return given_up(status, "DeadlineExceeded", late, view)
 

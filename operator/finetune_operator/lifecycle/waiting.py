@@ -9,14 +9,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from finetune_operator.lifecycle.decision import View
+from finetune_operator.lifecycle.room import in_words
 from finetune_operator.observation import Attempt, CpuWork, Preparation, Push, Worker, WorkerState
 from finetune_operator.planning import input_secrets
 from finetune_operator.resource import Qwen3FineTune, SecretKeyRef
 
 QUEUED = "Queued"
 UNSCHEDULABLE = "Unschedulable"
+GATED = "SchedulingGated"
 QUOTA_EXCEEDED = "QuotaExceeded"
-QUEUE_REASONS = frozenset({QUEUED, UNSCHEDULABLE, QUOTA_EXCEEDED})
+QUEUE_REASONS = frozenset({QUEUED, UNSCHEDULABLE, GATED, QUOTA_EXCEEDED})
 """Reasons of waiting for room, not for a missing thing: the run is in phase Queued."""
 
 Secrets = list[tuple[str, SecretKeyRef]]
@@ -74,9 +76,27 @@ def _obstacles(attempt: Attempt, view: View) -> Iterator[Waiting]:
                 yield from _claims(view)
             yield Waiting(reason=told.reason, message=f"worker {worker.index}: {told.message}")
     if attempt.is_suspended_by_queue:
-        yield Waiting(reason=QUEUED, message=attempt.job_message or "the queue has not admitted the run yet")
+        yield Waiting(reason=QUEUED, message=_held_back(attempt))
     if attempt.job_message and len(attempt.workers) < attempt.num_nodes:
         yield _not_created(attempt.job_message, "WorkersNotCreated")
+
+
+def _held_back(attempt: Attempt) -> str:
+    place = attempt.place
+    if place is None:
+        return f"somebody has suspended the Job of attempt {attempt.number}; it goes on when its spec.suspend is false"
+    line = f", place {place.position} in line" if place.position is not None else ""
+    return f"waits in queue {place.queue}{line}: {place.message}"
+
+
+def queue_shown(view: View) -> str:
+    """The run's queue for people, with its place while it waits there."""
+    queue, attempt = view.run.spec.scheduling.queue, view.observation.current
+    if queue is None:
+        return "none"
+    if attempt is None or attempt.place is None or attempt.place.position is None:
+        return queue
+    return f"{queue} #{attempt.place.position}"
 
 
 def _not_created(said: str, otherwise: str) -> Waiting:
@@ -85,7 +105,7 @@ def _not_created(said: str, otherwise: str) -> Waiting:
 
 
 def _is_for_room(worker: Worker) -> bool:
-    return worker.waiting_reason == UNSCHEDULABLE
+    return worker.waiting_reason in (UNSCHEDULABLE, GATED)
 
 
 def _claims(view: View) -> Iterator[Waiting]:
@@ -121,7 +141,7 @@ def _explained(reason: str | None, message: str | None, run: Qwen3FineTune, secr
     if (found := _KEY_MISSING.search(said)) is not None:
         field, _ = _secret_field(secrets, found[2])
         return Waiting(reason="SecretKeyNotFound", message=f"{field}: the Secret {found[2]} has no key {found[1]}")
-    return Waiting(reason=reason, message=said)
+    return Waiting(reason=reason, message=in_words(said) if reason == UNSCHEDULABLE else said)
 
 
 def _secret_field(secrets: Secrets, name: str) -> tuple[str, str]:

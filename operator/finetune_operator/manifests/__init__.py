@@ -7,6 +7,7 @@ from finetune_operator.manifests.config_map import config_map, config_map_name
 from finetune_operator.manifests.metadata import Manifest
 from finetune_operator.manifests.prepare_job import prepare_job
 from finetune_operator.manifests.push_job import push_job
+from finetune_operator.manifests.queueing import is_queued_by_kueue, pod_group
 from finetune_operator.manifests.volumes import pod_locations
 from finetune_operator.manifests.workers_service import workers_service
 
@@ -17,9 +18,11 @@ __all__ = [
     "cache_claim_name",
     "config_map",
     "config_map_name",
+    "is_queued_by_kueue",
     "named_claims",
     "output_claim_name",
     "own_claims",
+    "pod_group",
     "pod_locations",
     "preparation_objects",
     "prepare_job",

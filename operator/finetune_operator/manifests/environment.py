@@ -14,7 +14,7 @@ from finetune_operator.manifests.volumes import TEMPORARY_DIR
 from finetune_operator.names import attempt_job, workers_service
 from finetune_operator.planning import input_secrets
 from finetune_operator.resource import Qwen3FineTune, SecretKeyRef
-from finetune_operator.settings import Settings
+from finetune_operator.settings import Fabric, Settings
 
 TERMINATION_FILE = "/dev/termination-log"
 
@@ -60,7 +60,7 @@ def push_environment(run: Qwen3FineTune, settings: Settings) -> list[Manifest]:
     return _merged(_ANYWHERE | _PUSHING | settings.pods.environment, fixed)
 
 
-def worker_environment(run: Qwen3FineTune, attempt: int, settings: Settings) -> list[Manifest]:
+def worker_environment(run: Qwen3FineTune, attempt: int, settings: Settings, fabric: Fabric) -> list[Manifest]:
     """Static rendezvous: torchrun reads PET_*; node rank 0 of this very attempt is the master."""
     name, parallelism = run.metadata.name, run.spec.parallelism
     fixed = [
@@ -72,7 +72,7 @@ def worker_environment(run: Qwen3FineTune, attempt: int, settings: Settings) -> 
         _value(TERMINATION_FILE_ENV, TERMINATION_FILE),
     ]
     fixed += [_secret(TRACKER_SECRET_ENV[field], key) for field, key in run.spec.tracking.secrets.items()]
-    return _merged(_ANYWHERE | _TRAINING | settings.pods.environment, fixed)
+    return _merged(_ANYWHERE | _TRAINING | settings.pods.environment | fabric.environment, fixed)
 
 
 def _merged(values: Mapping[str, str], fixed: list[Manifest]) -> list[Manifest]:

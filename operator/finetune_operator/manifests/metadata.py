@@ -30,11 +30,22 @@ def object_metadata(
     return metadata
 
 
-def pod_metadata(run: Qwen3FineTune, role: str, attempt: int | None = None, push: int | None = None) -> Manifest:
-    """Metadata of a Job's pods. They say which run they are of, since a run of the same name may be made anew."""
+def pod_metadata(
+    run: Qwen3FineTune,
+    role: str,
+    attempt: int | None = None,
+    push: int | None = None,
+    *,
+    labels: Mapping[str, str] | None = None,
+    annotations: Mapping[str, str] | None = None,
+) -> Manifest:
+    """Metadata of a Job's pods. They say which run they are of, since a run of the same name may be made anew.
+
+    What others read on them is added, and takes nothing of ours away.
+    """
     return {
-        "labels": run_labels(run.metadata.name, role, attempt, push),
-        "annotations": {RUN_UID_ANNOTATION: run.metadata.uid},
+        "labels": {**(labels or {}), **run_labels(run.metadata.name, role, attempt, push)},
+        "annotations": {**(annotations or {}), RUN_UID_ANNOTATION: run.metadata.uid},
     }
 
 

@@ -1,12 +1,15 @@
 """What the pods of all roles have in common: Pod Security `restricted`, placement, and how they say why they ended."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from finetune_operator.manifests.environment import TERMINATION_FILE
 from finetune_operator.manifests.metadata import Manifest, without_empty
 from finetune_operator.manifests.volumes import Mounted
 from finetune_operator.resource import Qwen3FineTune, Toleration
-from finetune_operator.settings import Settings
+from finetune_operator.settings import Fabric, Settings
+
+# Without the policy, such a pod would ask the node's resolver, which knows no Service.
+_HOST_NETWORK = {"hostNetwork": True, "dnsPolicy": "ClusterFirstWithHostNet"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,11 +24,17 @@ class PodParts:
     ports: list[Manifest]
     grace_seconds: int
     subdomain: str | None = None
-    affinity: Manifest | None = None
+    scheduler_name: str | None = None
+    """None: the cluster's own."""
+    affinity: Manifest = field(default_factory=dict)
+    fabric: Fabric = field(default_factory=Fabric)
+    """Its network and its capability are the pod's business, the rest is in the parts above."""
 
 
 def pod_spec(run: Qwen3FineTune, parts: PodParts, settings: Settings) -> Manifest:
     """A pod without a token, without rights, on a read-only root, that is never restarted in place.
+
+    Only a fabric of the admin's can give it the node's network or a capability, and Pod Security's `restricted` up.
 
     Preparation is placed like training: a volume is often made where its first pod runs, and the GPUs must reach it.
     """
@@ -35,6 +44,8 @@ def pod_spec(run: Qwen3FineTune, parts: PodParts, settings: Settings) -> Manifes
             "restartPolicy": "Never",
             "terminationGracePeriodSeconds": parts.grace_seconds,
             "subdomain": parts.subdomain,
+            "schedulerName": parts.scheduler_name,
+            **(_HOST_NETWORK if parts.fabric.host_network else {}),
             "automountServiceAccountToken": False,
             "enableServiceLinks": False,
             "securityContext": _pod_security(settings),
@@ -62,7 +73,7 @@ def _container(parts: PodParts, settings: Settings) -> Manifest:
             "resources": parts.resources,
             "securityContext": {
                 "allowPrivilegeEscalation": False,
-                "capabilities": {"drop": ["ALL"]},
+                "capabilities": {"drop": ["ALL"], **({"add": ["IPC_LOCK"]} if parts.fabric.ipc_lock else {})},
                 "readOnlyRootFilesystem": True,
             },
             "terminationMessagePath": TERMINATION_FILE,

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from finetune_contract import DatasetReport
 from finetune_operator.planning.quantities import quantity_bytes
+from finetune_operator.planning.scheduling import scheduling_problems
 from finetune_operator.resource import DataSource, MethodType, Qwen3FineTune, ScheduleType
 from finetune_operator.settings import Limits, Settings
 
@@ -31,10 +32,7 @@ def check_limits(run: Qwen3FineTune, settings: Settings) -> None:
     memory, most = run.spec.resources.memory_per_gpu, limits.max_memory_per_gpu
     if most is not None and quantity_bytes(memory) > quantity_bytes(most):
         problems.append(f"spec.resources.memoryPerGpu: {memory} is more than the {most} allowed here; use more GPUs")
-    wanted = run.spec.scheduling.priority_class
-    if wanted is not None and wanted not in limits.priority_classes:
-        allowed = ", ".join(limits.priority_classes) or "none"
-        problems.append(f"spec.scheduling.priorityClass: {wanted!r} is not allowed here; allowed: {allowed}")
+    problems += scheduling_problems(run, settings)
     problems += _forbidden_sources(run, limits)
     if problems:
         raise PlanError("LimitExceeded", "\n".join(problems))

@@ -59,18 +59,23 @@ from finetune_operator.resource.platform import (
     OutputStorage,
     Resources,
     Retention,
-    Scheduling,
     Storage,
     SwanLab,
-    TaintEffect,
     TensorBoard,
-    Toleration,
-    TolerationOperator,
     Tracking,
     Wandb,
 )
 from finetune_operator.resource.recovery import MemoryRemedy, Recovery
 from finetune_operator.resource.schedules import DecayShape, Schedule, ScheduleType
+from finetune_operator.resource.scheduling import (
+    Gang,
+    Scheduling,
+    TaintEffect,
+    Toleration,
+    TolerationOperator,
+    TopologyHint,
+    TopologyMode,
+)
 from finetune_operator.resource.stability import Divergence, DivergenceAction, NonFinite, Remedy, Stability
 from finetune_operator.resource.training import (
     Checkpoint,
@@ -105,6 +110,7 @@ __all__ = [
     "Evaluation",
     "Format",
     "Fsdp",
+    "Gang",
     "GlobalBatch",
     "InvalidResourceError",
     "Lora",
@@ -151,6 +157,8 @@ __all__ = [
     "Thinking",
     "Toleration",
     "TolerationOperator",
+    "TopologyHint",
+    "TopologyMode",
     "Tracking",
     "Training",
     "Validation",

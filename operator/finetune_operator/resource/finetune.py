@@ -11,8 +11,9 @@ from finetune_operator.resource.evaluation import Evaluation
 from finetune_operator.resource.inputs import Dataset, Model
 from finetune_operator.resource.output import Output
 from finetune_operator.resource.parallelism import Parallelism
-from finetune_operator.resource.platform import Resources, Scheduling, Storage, Tracking
+from finetune_operator.resource.platform import Resources, Storage, Tracking
 from finetune_operator.resource.recovery import Recovery
+from finetune_operator.resource.scheduling import Scheduling
 from finetune_operator.resource.stability import Stability
 from finetune_operator.resource.training import Checkpoint, Method, MethodType, Training
 

@@ -5,7 +5,7 @@ from typing import ClassVar, Self
 
 from pydantic import Field, model_validator
 
-from finetune_operator.resource.base import ResourceModel, Rule
+from finetune_operator.resource.base import Name, ResourceModel, Rule
 
 
 class Strategy(StrEnum):
@@ -87,6 +87,8 @@ class Parallelism(ResourceModel):
     activation_checkpointing: Checkpointing = Checkpointing.AUTO
     micro_batch: int | None = Field(default=None, ge=1, le=4096)
     """Sequences per GPU in one forward pass; default: what the memory estimate allows."""
+    fabric: Name | None = None
+    """How nodes reach one another, beside the pod network: one of the profiles that the operator's admin offers."""
 
     rules: ClassVar[tuple[Rule, ...]] = (
         Rule(

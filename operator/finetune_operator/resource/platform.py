@@ -1,20 +1,11 @@
-"""What the run asks of the cluster: volumes, trackers, placement, GPUs."""
+"""What the run asks of the cluster: volumes, trackers, GPUs."""
 
 from enum import StrEnum
-from typing import Annotated, ClassVar, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from finetune_operator.resource.base import (
-    LabelKey,
-    LabelValue,
-    Name,
-    Quantity,
-    ResourceModel,
-    Rule,
-    SecretKeyRef,
-    Text,
-)
+from finetune_operator.resource.base import Name, Quantity, ResourceModel, SecretKeyRef, Text
 
 
 class ClaimRef(ResourceModel):
@@ -128,62 +119,6 @@ class Tracking(ResourceModel):
             "mlflow.tokenSecret": self.mlflow.token_secret if self.mlflow else None,
         }
         return {field: secret for field, secret in named.items() if secret is not None}
-
-
-class TolerationOperator(StrEnum):
-    """How a toleration matches a taint."""
-
-    EXISTS = "Exists"
-    EQUAL = "Equal"
-
-
-class TaintEffect(StrEnum):
-    """Which effect of a taint is tolerated."""
-
-    NO_SCHEDULE = "NoSchedule"
-    PREFER_NO_SCHEDULE = "PreferNoSchedule"
-    NO_EXECUTE = "NoExecute"
-
-
-class Toleration(ResourceModel):
-    """A taint that the training pods may sit beside, as in a Pod."""
-
-    key: LabelKey
-    """Of the taint."""
-    operator: TolerationOperator = TolerationOperator.EXISTS
-    value: LabelValue | None = None
-    """Of the taint, with operator Equal."""
-    effect: TaintEffect | None = None
-    """Default: every effect."""
-
-    rules: ClassVar[tuple[Rule, ...]] = (
-        Rule(
-            "self.operator == 'Equal' || !has(self.value)",
-            "a toleration's value goes with operator Equal, and operator is {self.operator}",
-            ".value",
-        ),
-    )
-
-    @model_validator(mode="after")
-    def _value_fits(self) -> Self:
-        if self.value is not None and self.operator is not TolerationOperator.EQUAL:
-            raise ValueError("a toleration's value goes with operator Equal")
-        return self
-
-
-class Scheduling(ResourceModel):
-    """Where and when the pods run."""
-
-    priority_class: Name | None = None
-    """One of those that the operator's admin allows."""
-    node_selector: Annotated[dict[LabelKey, LabelValue], Field(max_length=16)] = Field(default_factory=dict)
-    """Labels that a node must have."""
-    tolerations: Annotated[tuple["Toleration", ...], Field(max_length=16)] = ()
-    """Taints that the training pods may sit beside."""
-    pre_running_deadline_seconds: int | None = Field(default=None, ge=60, le=2_592_000)
-    """Give up when no step was done this long after the run was created (suspended time not counted)."""
-    ttl_seconds_after_finished: int | None = Field(default=None, ge=0, le=31_536_000)
-    """Delete the finished resource after this long; default: keep it."""
 
 
 class Resources(ResourceModel):

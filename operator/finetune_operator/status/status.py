@@ -35,6 +35,10 @@ class Status(StatusModel):
     """When the present suspension began; absent: not suspended."""
     suspended_seconds: int = 0
     """Earlier suspensions, added up; the deadline for the first step does not count them."""
+    active_seconds: int = 0
+    """For how long the workers of ended attempts ran, added up; scheduling.activeDeadlineSeconds counts it."""
+    queue: Line | None = None
+    """The queue that the run names, with its place while it waits there: `research #3`; `none` if it names none."""
     completion_time: Timestamp | None = None
     """When the run had succeeded or failed for good."""
     plan: PlanStatus | None = None

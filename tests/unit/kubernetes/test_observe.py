@@ -3,7 +3,8 @@
 from finetune_contract import ExitCode
 from finetune_operator.backends.kubernetes import observe
 from finetune_operator.backends.kubernetes.client import Object
-from finetune_operator.observation import Attempt, WorkerState
+from finetune_operator.names import KUEUE_QUEUE_LABEL
+from finetune_operator.observation import Attempt, QueuePlace, WorkerState
 from support import kube_objects as objects
 from support import runs
 
@@ -134,3 +135,30 @@ def test_a_run_of_which_nothing_is_left_has_neither() -> None:
 def _only(jobs: list[Object], pods: list[Object]) -> Attempt:
     [attempt] = observe.attempts(jobs, pods, {}, {})
     return attempt
+
+
+def test_a_job_that_is_held_back_is_known_by_its_place() -> None:
+    place = QueuePlace(queue="research", message="no quota")
+    job = objects.job(spec={"suspend": True})
+    [waiting] = observe.attempts([job], [], {}, {}, {job["metadata"]["uid"]: place})
+    assert (waiting.is_suspended_by_queue, waiting.place) == (True, place)
+    assert not _only([objects.job()], []).is_suspended_by_queue
+
+
+def test_only_a_held_back_job_of_a_queue_is_asked_about() -> None:
+    held = objects.job(spec={"suspend": True})
+    assert not observe.waits_in_kueue(held), "a person may have suspended it"
+    held["metadata"]["labels"] |= {KUEUE_QUEUE_LABEL: "research"}
+    assert observe.waits_in_kueue(held)
+    failed = {"conditions": [{"type": "Failed", "status": "True", "message": "BackoffLimitExceeded"}]}
+    assert not observe.waits_in_kueue(held | {"status": failed})
+    assert not observe.waits_in_kueue(held | {"spec": {"suspend": False}})
+    held["metadata"]["deletionTimestamp"] = "2026-01-01T00:00:09Z"
+    assert not observe.waits_in_kueue(held)
+
+
+def test_a_preparation_that_somebody_suspended_is_told() -> None:
+    found = observe.preparation([objects.job(None, spec={"suspend": True})], [], {})
+    assert found is not None
+    assert (found.state, found.waiting_reason) == (WorkerState.WAITING, "JobSuspended")
+    assert "manageJobsWithoutQueueName" in (found.waiting_message or "")

@@ -121,16 +121,6 @@ def test_time_in_the_queue_is_no_hang() -> None:
     assert "rank 0 has told of no progress in 1m" in there(story.status.attempts[0].message)
 
 
-def test_a_run_that_its_queue_takes_back_queues_again_at_no_cost() -> None:
-    story = Story()
-    story.see(trained())
-    evicted = attempt(num_nodes=2, workers=(), is_suspended_by_queue=True)
-    decision = story.see(evicted, after=5)
-    assert decision.actions == (StopAttempt(1, force=True),)
-    assert (story.status.attempts[0].cause, story.status.attempts[0].decision) == ("Disruption", "RetryUncounted")
-    assert story.see(after=5).actions == (StartAttempt(2),)
-
-
 def test_workers_that_vanish_without_a_trace_count_as_failed() -> None:
     story = Story()
     story.see(trained())

@@ -11,6 +11,8 @@ from finetune_operator.settings import Settings
 from finetune_operator.status import ArtifactStatus
 from unit.planning.runs import PREPARATION, REVISION, report, shape
 
+JOB_UID = "job-uid"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Made:
@@ -22,13 +24,15 @@ class Made:
     preparation: list[dict[str, Any]]
     attempt: list[dict[str, Any]]
     push_told: PushConfig | None
+    pod_group: list[dict[str, Any]]
+    """Of the attempt; empty where its gang has none."""
     push: list[dict[str, Any]]
     """Empty where no push is asked for."""
 
     @property
     def objects(self) -> list[dict[str, Any]]:
         """In the order in which they are made."""
-        return [*self.preparation, *self.attempt, *self.push]
+        return [*self.preparation, *self.attempt, *self.pod_group, *self.push]
 
     def of_kind(self, kind: str) -> list[dict[str, Any]]:
         """The objects of one kind."""
@@ -73,6 +77,7 @@ def made(run: Qwen3FineTune, settings: Settings | None = None, *, attempt: int =
         config=config,
         preparation=manifests.preparation_objects(run, prepare, settings),
         attempt=manifests.attempt_objects(run, config, settings),
+        pod_group=[group] if (group := manifests.pod_group(run, attempt, JOB_UID)) is not None else [],
         push_told=told,
         push=[] if told is None else manifests.push_objects(run, told, 1, settings),
     )

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from finetune_operator.planning import Plan, make_plan
 from finetune_operator.resource import Spec
+from finetune_operator.settings import Fabric, Settings
 from unit.manifests.objects import made
 from unit.planning.runs import run
 
@@ -28,6 +29,10 @@ FSDP = {"parallelism": {"strategy": "FSDP"}}
 RAMP = {"training": {"globalBatch": {"samples": 16, "ramp": {"fromSamples": 4}}}}
 STABLE = {"training": {"schedule": {"type": "WarmupStableDecay"}}}
 HELD_OUT = {"dataset": {"path": "rows.json", "validation": {"fraction": 0.1}}}
+KUEUE = {"scheduling": {"gang": "Kueue", "queue": "research"}}
+VOLCANO = {"scheduling": {"gang": "Volcano"}}
+RACK = {"scheduling": {"topology": {"key": "example.com/rack"}}}
+OFFERED = Settings(fabrics={"infiniband": Fabric(environment={"NCCL_IB_HCA": "mlx5"})})
 TAINT: dict[str, Any] = {"key": "dedicated", "operator": "Equal", "value": "training"}
 
 SOURCE_CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
@@ -123,6 +128,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "parallelism.fsdp.cpuOffload": (FSDP, True),
     "parallelism.activationCheckpointing": ({}, "None"),
     "parallelism.microBatch": ({}, 4),
+    "parallelism.fabric": ({}, "infiniband"),
     "evaluation.everySteps": (HELD_OUT, 100),
     "evaluation.patience": (HELD_OUT, 3),
     "evaluation.minDelta": (HELD_OUT | {"evaluation": {"patience": 3}}, 0.01),
@@ -169,6 +175,11 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "tracking.mlflow.experiment": (MLFLOW, "other"),
     "tracking.mlflow.tokenSecret.name": (MLFLOW, "other"),
     "tracking.mlflow.tokenSecret.key": (MLFLOW, "other"),
+    "scheduling.gang": ({}, "Coscheduling"),
+    "scheduling.queue": (VOLCANO, "research"),
+    "scheduling.queuePriorityClass": (KUEUE, "high"),
+    "scheduling.topology.key": (RACK, "example.com/block"),
+    "scheduling.topology.mode": (RACK, "Required"),
     "scheduling.priorityClass": ({}, "high"),
     "scheduling.nodeSelector": ({}, {"gpu": "h100"}),
     "scheduling.tolerations.key": ({"scheduling": {"tolerations": [TAINT]}}, [TAINT | {"key": "other"}]),
@@ -187,6 +198,7 @@ FOR_THE_LIFECYCLE = {
     "suspend": "decides whether an attempt runs, not what it is",
     "mode": "decides whether there is an attempt at all",
     "scheduling.preRunningDeadlineSeconds": "a limit on the operator's patience",
+    "scheduling.activeDeadlineSeconds": "a limit on what the run may take",
     "scheduling.ttlSecondsAfterFinished": "when the finished run is deleted",
     "recovery.maxRestarts": "whether there is another attempt",
     "recovery.hangTimeoutSeconds": "when an attempt is given up",
@@ -209,7 +221,7 @@ def outputs(spec: dict[str, Any]) -> tuple[Plan, str]:
     """Everything that is made of a run with `spec`: its first plan, and all objects with what they hold."""
     wanted = run(**spec)
     first = make_plan(wanted, model=None, dataset=None, gpu_memory_bytes=None)
-    everything = made(wanted)
+    everything = made(wanted, OFFERED)
     assert everything.plan.batch.global_sequences == wanted.spec.training.global_batch.samples
     return first, str(everything.objects)
 

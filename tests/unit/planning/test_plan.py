@@ -10,7 +10,7 @@ from finetune_operator.planning.memory import total
 from finetune_operator.planning.models import SHAPES
 from finetune_operator.planning.quantities import GIB
 from finetune_operator.resource import Qwen3FineTune
-from finetune_operator.settings import Limits, Settings
+from finetune_operator.settings import Fabric, Gangs, Kueue, Limits, Settings
 from unit.planning.runs import TINY, report, run
 
 
@@ -221,6 +221,33 @@ def test_what_the_admin_does_not_allow_is_refused_all_at_once() -> None:
     ]
     within: dict[str, Any] = {"parallelism": {"nodes": 2, "gpusPerNode": 4}, "resources": {"memoryPerGpu": "48Gi"}}
     check_limits(run(**within, scheduling={"priorityClass": "normal"}), limits)
+
+
+def test_queues_gangs_and_fabrics_that_the_cluster_does_not_offer_are_refused_with_what_it_does() -> None:
+    offered = Settings(
+        limits=Limits(queues=("research", "night"), queue_priority_classes=("low",)),
+        gangs=Gangs(kueue=Kueue(enabled=True)),
+        fabrics={"efa": Fabric(), "infiniband": Fabric()},
+    )
+    wanted = run(
+        parallelism={"fabric": "roce"},
+        scheduling={"gang": "Kueue", "queue": "production", "queuePriorityClass": "high"},
+    )
+    with pytest.raises(PlanError) as refused:
+        check_limits(wanted, offered)
+    assert str(refused.value).splitlines() == [
+        "spec.scheduling.queue: 'production' is not allowed here; allowed: research, night",
+        "spec.scheduling.queuePriorityClass: 'high' is not allowed here; allowed: low",
+        "spec.parallelism.fabric: 'roce' is not allowed here; allowed: efa, infiniband",
+    ]
+    with pytest.raises(
+        PlanError, match=r"spec\.scheduling\.gang: 'Volcano' is not allowed here; allowed: None, Kueue$"
+    ):
+        check_limits(run(scheduling={"gang": "Volcano"}), offered)
+    with pytest.raises(PlanError, match=r"gang: 'Kueue' .* allowed: None\n.*queue: 'research' .* allowed: none$"):
+        check_limits(run(scheduling={"gang": "Kueue", "queue": "research"}), Settings())
+    anything = offered.model_copy(update={"limits": Limits(queues=("*",))})
+    check_limits(run(scheduling={"gang": "Kueue", "queue": "production"}), anything)
 
 
 def test_sources_and_stores_that_the_admin_does_not_allow_are_refused() -> None:

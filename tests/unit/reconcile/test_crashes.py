@@ -111,7 +111,7 @@ def played(crash_after: int | None) -> tuple[FakeCluster, int]:
 def timeless(status: Status) -> dict[str, Any]:
     """`status` without times, and without texts that tell of them."""
     dumped = status.to_body()
-    for key in ("startTime", "completionTime", "suspendedSeconds", "cost"):
+    for key in ("startTime", "completionTime", "suspendedSeconds", "activeSeconds", "cost"):
         dumped.pop(key, None)
     for condition in dumped["conditions"]:
         del condition["lastTransitionTime"]

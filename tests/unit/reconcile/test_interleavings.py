@@ -75,8 +75,8 @@ def _well(attempt: Attempt) -> Attempt:
         )
         return dataclasses.replace(attempt, workers=dead, is_failed=True, **gone)
     if states == {WorkerState.RUNNING}:
-        done = (worker(0, WorkerState.SUCCEEDED, outcome=done_outcome()), worker(1, WorkerState.SUCCEEDED))
-        return dataclasses.replace(attempt, workers=done, **gone)
+        both = (worker(0, WorkerState.SUCCEEDED, outcome=done_outcome()), worker(1, WorkerState.SUCCEEDED))
+        return dataclasses.replace(attempt, workers=both, **gone)
     if WorkerState.SUCCEEDED in states:
         done = tuple(worker(each.index, WorkerState.SUCCEEDED, outcome=each.outcome) for each in attempt.workers)
         return dataclasses.replace(attempt, workers=done, **gone)

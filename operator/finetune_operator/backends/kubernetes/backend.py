@@ -22,9 +22,11 @@ from finetune_operator.backends.kubernetes.complaints import Complaints
 from finetune_operator.backends.kubernetes.events import Events
 from finetune_operator.backends.kubernetes.kinds import CLAIMS, CONFIG_MAPS, JOBS, PODS, RUNS, SERVICES, Kind
 from finetune_operator.backends.kubernetes.nodes import Nodes
+from finetune_operator.backends.kubernetes.pod_groups import PodGroups
 from finetune_operator.backends.kubernetes.progress import ProgressPoller
+from finetune_operator.backends.kubernetes.queue import KueueQueues
 from finetune_operator.backends.kubernetes.store import RunKey, Store
-from finetune_operator.observation import Observation
+from finetune_operator.observation import Observation, QueuePlace
 from finetune_operator.planning import Locations, Plan
 from finetune_operator.resource import Qwen3FineTune
 from finetune_operator.settings import Settings
@@ -44,6 +46,8 @@ class KubernetesBackend:
         self._complaints = Complaints(api, api.clock)
         self._claims = Claims(api, store, self._complaints)
         self._nodes = Nodes(api)
+        self._queues = KueueQueues(api)
+        self._pod_groups = PodGroups(api)
         self._events = Events(api, api.clock)
         self._taken: dict[RunKey, str] = {}
         self._progress = ProgressPoller(paths.PROGRESS_PORT, settings.progress_interval_seconds, api.clock)
@@ -72,7 +76,9 @@ class KubernetesBackend:
         claims = await self._claims.look(run, key)
         return Observation(
             preparation=observe.preparation(jobs, live, complaints),
-            attempts=observe.attempts(jobs, (*live, *departed), complaints, await self._progress.look(key, live)),
+            attempts=observe.attempts(
+                jobs, (*live, *departed), complaints, await self._progress.look(key, live), await self._places(jobs)
+            ),
             push=observe.push(jobs, live, complaints),
             unbound_claims=claims.unbound,
             missing_claims=claims.missing,
@@ -102,12 +108,23 @@ class KubernetesBackend:
         await self._bring_all_about(run, objects)
 
     async def keep_attempts(self, run: Qwen3FineTune) -> None:
-        """What the workers of unfinished attempts find one another by is as it was made, whoever has changed it."""
-        unfinished = (pods.attempt_number(job) for job in self._jobs(run) if not observe.is_finished(job))
-        if all(number is None for number in unfinished) or self._is_intact(run):
-            return
-        await self._bring_about(run, manifests.workers_service(run))
-        self._intact[_key(run)] = (run.metadata.uid, self._service_version(run))
+        """What unfinished attempts need beside their Jobs is there, whoever has changed it.
+
+        That is the Service by which workers find one another, and the PodGroup of a gang scheduler: it goes with its
+        Job, so it can only be made after it, and a pass that dies in between leaves it to the next.
+        """
+        unfinished = {
+            number: job
+            for job in self._jobs(run)
+            if (number := pods.attempt_number(job)) is not None and not observe.is_finished(job)
+        }
+        if unfinished and not self._is_intact(run):
+            await self._bring_about(run, manifests.workers_service(run))
+            self._intact[_key(run)] = (run.metadata.uid, self._service_version(run))
+        for number, job in unfinished.items():
+            group = manifests.pod_group(run, number, job["metadata"]["uid"])
+            if group is not None and not pods.is_terminating(job):
+                await self._pod_groups.keep(group)
 
     async def stop_attempt(self, run: Qwen3FineTune, number: int, *, force: bool) -> None:
         """The attempt's Job goes. With `force` its pods go first, without grace."""
@@ -173,6 +190,12 @@ class KubernetesBackend:
             if observe.lacks_pods(job, live) and (message := await self._complaints.about(JOBS, job)):
                 found[job["metadata"]["uid"]] = message
         return found
+
+    async def _places(self, jobs: tuple[Object, ...]) -> dict[str, QueuePlace]:
+        """Of the Jobs that wait in Kueue, by uid."""
+        if not self._settings.gangs.kueue.enabled:
+            return {}
+        return {job["metadata"]["uid"]: await self._queues.place(job) for job in jobs if observe.waits_in_kueue(job)}
 
     async def _bring_all_about(self, run: Qwen3FineTune, wanted: list[Object]) -> None:
         """The objects exist. Raises ConflictError for a name that is somebody else's; the next observation tells it."""

@@ -40,6 +40,21 @@ EVENTS = Kind("", "v1", "events", "Event")
 NODES = Kind("", "v1", "nodes", "Node")
 LEASES = Kind("coordination.k8s.io", "v1", "leases", "Lease")
 
+WORKLOADS = tuple(Kind("kueue.x-k8s.io", version, "workloads", "Workload") for version in ("v1beta2", "v1beta1"))
+"""Kueue's own record of a Job; newest version first."""
+LOCAL_QUEUES = tuple(
+    Kind("visibility.kueue.x-k8s.io", version, "localqueues", "LocalQueue") for version in ("v1beta2", "v1beta1")
+)
+"""Of which only the line of pending Workloads can be asked for."""
+POD_GROUPS = {
+    kind.api_version: kind
+    for kind in (
+        Kind("scheduling.volcano.sh", "v1beta1", "podgroups", "PodGroup"),
+        Kind("scheduling.x-k8s.io", "v1alpha1", "podgroups", "PodGroup"),
+    )
+}
+"""Of Volcano, and of the coscheduling plug-in."""
+
 CHILDREN = (JOBS, PODS, SERVICES, CONFIG_MAPS, CLAIMS)
 """What belongs to a run and is watched by label."""
 WATCHED = (RUNS, *CHILDREN)

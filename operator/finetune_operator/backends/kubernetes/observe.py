@@ -2,18 +2,20 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from types import MappingProxyType
 
 from finetune_contract import PrepareOutcome, Progress, PushOutcome
 from finetune_operator.backends.kubernetes import pods
 from finetune_operator.backends.kubernetes.client import Object
 from finetune_operator.names import (
+    KUEUE_QUEUE_LABEL,
     PREPARE_ROLE,
     PUSH_LABEL,
     PUSH_REQUEST_ANNOTATION,
     PUSH_TARGET_ANNOTATION,
     ROLE_LABEL,
 )
-from finetune_operator.observation import Attempt, CpuWork, Preparation, Push, WorkerState
+from finetune_operator.observation import Attempt, CpuWork, Preparation, Push, QueuePlace, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,22 +66,34 @@ def attempts(
     of_pods: Sequence[Object],
     complaints: Mapping[str, str],
     progress: Mapping[int, SeenProgress],
+    places: Mapping[str, QueuePlace] = MappingProxyType({}),
 ) -> tuple[Attempt, ...]:
-    """Every attempt of which a Job or a pod is left, oldest first."""
+    """Every attempt of which a Job or a pod is left, oldest first. `places` are those of suspended Jobs, by uid."""
     of_job = {number: job for job in jobs if (number := pods.attempt_number(job)) is not None}
     of_pod: dict[int, list[Object]] = {}
     for pod in of_pods:
         if (number := pods.attempt_number(pod)) is not None:
             of_pod.setdefault(number, []).append(pod)
     return tuple(
-        _attempt(number, of_job.get(number), of_pod.get(number, []), complaints, progress.get(number))
+        _attempt(number, of_job.get(number), of_pod.get(number, []), complaints, progress.get(number), places)
         for number in sorted({*of_job, *of_pod})
     )
 
 
+def is_suspended(job: Object) -> bool:
+    """Whether somebody holds the Job back: Kueue, or a person."""
+    return bool(job["spec"].get("suspend"))
+
+
+def waits_in_kueue(job: Object) -> bool:
+    """Whether the Job is Kueue's to let go, and has not been."""
+    is_queued = KUEUE_QUEUE_LABEL in job["metadata"].get("labels", {})
+    return is_queued and is_suspended(job) and not is_finished(job) and not pods.is_terminating(job)
+
+
 def lacks_pods(job: Object, of_pods: Iterable[Object]) -> bool:
     """Whether a Job ought to have more pods than there are, so that its events are worth a look."""
-    if job["spec"].get("suspend") or is_finished(job) or pods.is_terminating(job):
+    if is_suspended(job) or is_finished(job) or pods.is_terminating(job):
         return False
     return sum(is_owned_by(pod, job["metadata"]["uid"]) for pod in of_pods) < _num_nodes(job)
 
@@ -98,7 +112,12 @@ def job_failure(job: Object) -> str | None:
 
 
 def _attempt(
-    number: int, job: Object | None, of_pods: list[Object], complaints: Mapping[str, str], seen: SeenProgress | None
+    number: int,
+    job: Object | None,
+    of_pods: list[Object],
+    complaints: Mapping[str, str],
+    seen: SeenProgress | None,
+    places: Mapping[str, QueuePlace],
 ) -> Attempt:
     workers = tuple(sorted((pods.worker(pod) for pod in of_pods), key=lambda worker: (worker.index, worker.name)))
     failure = job_failure(job) if job else None
@@ -109,7 +128,8 @@ def _attempt(
         created_at=min(pods.created_at(item) for item in (job, *of_pods) if item),
         # without its Job, whatever is left of an attempt is on its way out
         is_being_deleted=job is None or pods.is_terminating(job),
-        is_suspended_by_queue=bool(job and job["spec"].get("suspend")),
+        is_suspended_by_queue=bool(job and is_suspended(job)),
+        place=places.get(job["metadata"]["uid"]) if job else None,
         is_failed=failure is not None,
         job_message=failure or (complaints.get(job["metadata"]["uid"]) if job else None),
         progress=seen.progress if seen else None,
@@ -135,12 +155,22 @@ def _work_of_pod(pod: Object, job: Object | None, *, has_told: bool) -> CpuWork:
 
 def _work_of_job(job: Object, complaints: Mapping[str, str]) -> CpuWork:
     """Of a Job that has no pod."""
+    held_back = _held_back(job) if is_suspended(job) else None
     return CpuWork(
         state=_state_of_job(job),
         created_at=pods.created_at(job),
         is_being_deleted=pods.is_terminating(job),
-        waiting_message=complaints.get(job["metadata"]["uid"]),
+        waiting_reason="JobSuspended" if held_back else None,
+        waiting_message=held_back or complaints.get(job["metadata"]["uid"]),
         message=job_failure(job),
+    )
+
+
+def _held_back(job: Object) -> str:
+    """Jobs of pods on CPUs are never made suspended."""
+    return (
+        f"somebody has suspended the Job {job['metadata']['name']}; Kueue does so to Jobs without a queue where"
+        " manageJobsWithoutQueueName is set: exempt this namespace there, or set the Job's spec.suspend to false"
     )
 
 
