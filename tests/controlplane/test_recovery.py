@@ -1,6 +1,6 @@
 """What follows an attempt whose memory did not suffice, and one whose node is suspect."""
 
-from finetune_contract import ExitCode, RunConfig
+from finetune_contract import ExitCode, Outcome, RunConfig
 from finetune_operator.backends.kubernetes.client import Object
 from finetune_operator.backends.kubernetes.kinds import CONFIG_MAPS
 from support import runs, stories
@@ -36,7 +36,7 @@ def test_the_next_attempt_takes_less_memory_and_the_one_after_keeps_away_from_a_
     assert (status["restarts"], status["failures"]) == (2, 1)
 
 
-def _end(control: Control, namespace: str, pod: Object, outcome: runs.Outcome) -> None:
+def _end(control: Control, namespace: str, pod: Object, outcome: Outcome) -> None:
     """This worker fails, and the Job controller takes the other along."""
     control.do(control.kubelet.end(pod, outcome))
 
