@@ -301,6 +301,14 @@ MISTAKES: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
         {"tracking": {"swanlab": {"project": "p", "host": "swanlab.example"}}},
         ("spec.tracking.swanlab.host", '"swanlab.example"', "begins with http:// or https://"),
     ),
+    "remedy twice": (
+        {"recovery": {"onOutOfMemory": ["QLoRA", "MicroBatch", "QLoRA"]}},
+        ("spec.recovery.onOutOfMemory", "names a remedy twice", "leave one of them out"),
+    ),
+    "unknown remedy": (
+        {"recovery": {"onOutOfMemory": ["Pray"]}},
+        ("spec.recovery.onOutOfMemory[0]", '"Pray"', "QLoRA"),
+    ),
     "too many restarts": ({"recovery": {"maxRestarts": 1000}}, ("spec.recovery.maxRestarts", "1000", "equal to 100")),
 }
 
@@ -447,6 +455,7 @@ STATUS = {
     "queue": "research #3",
     "plan": {
         "model": "Qwen/Qwen3-8B",
+        "method": "QLoRA",
         "strategy": "FSDP",
         "nodes": 2,
         "gpus": 8,
@@ -483,7 +492,7 @@ def test_columns_show_the_run(kubectl: Kubectl) -> None:
     assert values[:-1] == ["shown", "Running", "42%", "42", "1.2345", "1h12m", "8", "1"]
     header, values = (line.split() for line in kubectl("get", "q3ft", "shown", "-o", "wide").splitlines())
     assert header[8:13] == ["MODEL", "METHOD", "STRATEGY", "TOK/S", "PEAK-MEM"]
-    assert values[8:13] == ["Qwen/Qwen3-8B", "LoRA", "FSDP", "16261", "53.9Gi"]
+    assert values[8:13] == ["Qwen/Qwen3-8B", "QLoRA", "FSDP", "16261", "53.9Gi"]
     assert "QUEUE" in header
     assert "research #3" in kubectl("get", "q3ft", "shown", "-o", "wide")
 

@@ -17,6 +17,7 @@ from finetune_operator.backends.local import processes
 from support.push_hub import OWNER, READ_TOKEN, TOKEN, push_hub
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
+SCARCE = Path(__file__).parents[1] / "support" / "scarce"
 STEPS = 40
 PATIENCE_SECONDS = 300
 
@@ -167,6 +168,33 @@ def test_workers_outlive_a_killed_qft_and_the_next_one_adopts_them(laptop: Lapto
     assert code == 0, output
     assert len(laptop.status("adopted")["attempts"]) == 1
     assert laptop.losses("adopted") == laptop.losses("unbroken"), "two nodes of one rank are one node of two"
+
+
+def test_a_rank_that_is_refused_memory_costs_one_attempt_and_halves_the_micro_batch(
+    laptop: Laptop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Sixteen sequences of 512 tokens at once take 600 MB beside the process itself, and eight take 390."""
+    monkeypatch.setenv("PYTHONPATH", str(SCARCE))
+    monkeypatch.setenv("SCARCE_BYTES", str(500 * 2**20))
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "1")  # else every thread reserves address space
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    whole = {"gpusPerNode": 1, "microBatch": 16}
+    training = {"maxSteps": 1, "globalBatch": {"samples": 16}}
+    file = laptop.file("scarce", dataset={"maxTokens": 512}, training=training, parallelism=whole)
+    code, output = laptop.run(file)
+    assert code == 0, output
+    status = laptop.status("scarce")
+    first, second = status["attempts"]
+    assert (first["cause"], first["decision"], first["remedy"]) == ("OutOfMemory", "Remedy", "MicroBatch")
+    assert "you tried to allocate" in first["message"]
+    assert second["cause"] == "Done"
+    plan = status["plan"]
+    assert (plan["microBatch"], plan["accumulationSteps"], plan["globalBatch"]) == (8, 2, 16)
+    assert (
+        "Remedied: attempt 1 ran out of memory with micro-batch 16 and 1 accumulation step; attempt 2 runs with "
+        "micro-batch 8 and 2 accumulation steps: the global batch stays 16 sequences" in output
+    )
+    assert (status["restarts"], status["failures"]) == (1, 0)
 
 
 def test_bad_rows_are_refused_with_their_place_and_a_mended_file_runs(laptop: Laptop) -> None:

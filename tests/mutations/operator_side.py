@@ -8,6 +8,7 @@ FENCED = "attempt k+1 starts when no worker of attempt k is left"
 CRASH = "an operator killed after any write converges to the same objects"
 RESTRICTED = "pods meet Pod Security restricted, and hold no token"
 BATCH = "the global batch is kept, whatever the number of GPUs"
+REMEDY = "a run that ran out of GPU memory goes on with less, and what decides the losses stays"
 
 _RECORDED = """\
     if was_written:
@@ -111,5 +112,23 @@ MUTATIONS = [
         new="outcome.exit_code is ExitCode.PREEMPTED",
         tests=(f"{UNIT}/lifecycle/test_causes.py",),
         shows="Preempted",
+    ),
+    Mutation(
+        guards=REMEDY,
+        name="what a remedy has settled is estimated again",
+        file=f"{OPERATOR}/planning/plan.py",
+        old="    choice = next(choices(demand)) if is_settled else _chosen(run, demand, gpu_bytes)\n",
+        new="    choice = _chosen(run, demand, gpu_bytes)\n",
+        tests=(f"{UNIT}/planning/test_ladder.py::test_a_settled_plan_is_kept_whatever_the_estimate_says",),
+        shows="one GPU needs",
+    ),
+    Mutation(
+        guards=REMEDY,
+        name="the next attempt is started by the plan of the last",
+        file=f"{OPERATOR}/reconcile.py",
+        old="            made = plan(status.recovery)\n",
+        new="            made = plan(None)\n",
+        tests=(f"{UNIT}/reconcile/test_recovery.py",),
+        shows="assert",
     ),
 ]

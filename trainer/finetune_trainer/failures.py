@@ -60,7 +60,7 @@ def failure_of(error: BaseException, *, rank: int | None = None, step: int | Non
     if isinstance(own, Failure):
         where = {"rank": rank if own.rank is None else own.rank, "step": step}
         return own.model_copy(update=where)
-    if isinstance(error, torch.OutOfMemoryError):
+    if is_out_of_memory(error):
         return _out_of_memory(error, rank, step)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failure(ExitCode.USER_ERROR, "DiskFull", f"{error}; give storage.output more room", rank, step)
@@ -81,6 +81,17 @@ def is_communication_error(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(text in str(error) for text in _PEER_LOST_TEXTS)
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the device that computes did not suffice.
+
+    A CPU's is the host's, and torch says so in a plain RuntimeError, known only by its text.
+    """
+    if isinstance(error, torch.OutOfMemoryError):
+        return True
+    is_of_cpu = isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error)
+    return is_of_cpu and not torch.cuda.is_available()
+
+
 def _failure(
     code: ExitCode,
     reason: str,
@@ -95,12 +106,12 @@ def _failure(
     )
 
 
-def _out_of_memory(error: torch.OutOfMemoryError, rank: int | None, step: int | None) -> Failure:
+def _out_of_memory(error: BaseException, rank: int | None, step: int | None) -> Failure:
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
     return Failure(
         exit_code=ExitCode.OUT_OF_MEMORY,
         reason="OutOfMemory",
-        message=f"the accelerator's memory did not suffice: {error}"[:2000],
+        message=f"the device's memory did not suffice: {error}"[:2000],
         rank=rank,
         step=step,
         peak_memory_bytes=peak,
@@ -110,7 +121,7 @@ def _out_of_memory(error: torch.OutOfMemoryError, rank: int | None, step: int | 
 
 def requested_bytes(message: str) -> int | None:
     """What the allocator was asked for when it gave up, from its message (`Tried to allocate 2.00 GiB.`)."""
-    found = re.search(r"Tried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", message)
+    found = re.search(r"[Tt]ried to allocate ([\d.]+) (bytes|KiB|MiB|GiB)", message)
     if found is None:
         return None
     unit = {"bytes": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}[found[2]]

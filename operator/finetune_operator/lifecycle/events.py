@@ -75,8 +75,8 @@ def _attempt_ended(record: AttemptStatus, status: Status) -> Iterator[Event]:
 
 
 def _memory_words(record: AttemptStatus, remedy: RemedyStatus) -> str:
-    """`attempt 1 ran out of GPU memory after step 2 with micro-batch 8 and 2 accumulation steps`."""
-    whose = "the host's memory" if remedy.remedy == HOST_MEMORY else "GPU memory"
+    """`attempt 1 ran out of memory after step 2 with micro-batch 8 and 2 accumulation steps`."""
+    whose = "the host's memory" if remedy.remedy == HOST_MEMORY else "memory"
     at = f" after step {record.last_step}" if record.last_step else ""
     return f"attempt {record.number} ran out of {whose}{at} with {remedy.before}"
 

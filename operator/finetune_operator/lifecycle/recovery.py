@@ -50,18 +50,15 @@ def change_words(remedy: RemedyStatus, status: Status) -> str:
 
 def _with_less_on_gpu(number: int, status: Status, view: View) -> RecoveryStatus | None:
     known, plan = status.recovery or _UNTOUCHED, view.plan(status.recovery)
+    if isinstance(plan, PlanError):
+        return None
     for remedy in view.run.spec.recovery.on_out_of_memory:
-        change = None if isinstance(plan, PlanError) else _change(remedy, plan, status, view)
-        if change is not None:
-            assert isinstance(plan, Plan)
-            pinned, made = change
-            taken = RemedyStatus(
-                after_attempt=number,
-                remedy=remedy,
-                before=remedy_words(remedy, plan),
-                after=remedy_words(remedy, made),
-            )
-            return known.model_copy(update={"remedies": (*known.remedies, taken), "pinned": pinned})
+        if (change := _change(remedy, plan, status, view)) is None:
+            continue
+        pinned, made = change
+        before, after = (remedy_words(remedy, each) for each in (plan, made))
+        taken = RemedyStatus(after_attempt=number, remedy=remedy, before=before, after=after)
+        return known.model_copy(update={"remedies": (*known.remedies, taken), "pinned": pinned})
     return None
 
 

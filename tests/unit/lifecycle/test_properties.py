@@ -8,9 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from finetune_contract import PEER_LOST, ExitCode, Stage
+from finetune_operator.failures import Verdict
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.attempts import has_live_worker
 from finetune_operator.observation import Attempt, WorkerState
+from finetune_operator.settings import Limits, Settings
 from finetune_operator.status import (
     TERMINAL_PHASES,
     Condition,
@@ -47,6 +49,8 @@ ENDS: dict[str, dict[str, Any]] = {
     "crash": {"exit_code": 1, "outcome": failed_outcome(ExitCode.UNEXPECTED)},
     "bad rows": {"exit_code": 64, "outcome": failed_outcome(ExitCode.USER_ERROR)},
     "saved": {"exit_code": 75, "outcome": preempted_outcome(5)},
+    "starved": {"exit_code": 65, "outcome": failed_outcome(ExitCode.OUT_OF_MEMORY)},
+    "host's memory": {"exit_code": 137, "reason": "OOMKilled"},
 }
 MOVES: st.SearchStrategy[Move] = st.one_of(
     st.tuples(st.just("wait"), st.sampled_from([1, 20, 400, 4000])),
@@ -126,6 +130,7 @@ def check_pass(before: Status, after: Status) -> None:
         assert getattr(cost, sum_name) >= getattr(old_cost, sum_name), "what was spent stays spent"
     assert cost.useful_gpu_seconds + cost.lost_gpu_seconds <= cost.gpu_seconds
     assert (after.failures, after.restarts) >= (before.failures, before.restarts)
+    check_remedies(before, after)
     if running_condition(after).status is ConditionStatus.TRUE or after.phase is Phase.RUNNING:
         last = after.attempts[-1]
         assert there(last.last_step) > (last.resumed_from_step or 0), "running means that a step was done"
@@ -157,6 +162,18 @@ def check_columns(cluster: FakeCluster, before: Status) -> None:
         assert shown.stale == is_old, "old figures say that they are"
 
 
+def check_remedies(before: Status, after: Status) -> None:
+    """What was changed stays changed, each change belongs to an end, and the plan in force is what is settled."""
+    old, new = (status.recovery.remedies if status.recovery else () for status in (before, after))
+    assert new[: len(old)] == old, "a remedy is never forgotten"
+    ended = {record.number for record in after.attempts if record.decision == Verdict.REMEDY}
+    assert {remedy.after_attempt for remedy in new} == ended
+    pinned = after.recovery.pinned if after.recovery else None
+    if pinned is not None and after.plan is not None:
+        settled = (pinned.micro_batch, pinned.activation_checkpointing, pinned.method)
+        assert (after.plan.micro_batch, after.plan.activation_checkpointing, after.plan.method) == settled
+
+
 @settings(max_examples=120, deadline=None)
 @given(moves=st.lists(MOVES, max_size=30))
 def test_no_sequence_of_events_breaks_a_promise(moves: list[Move]) -> None:
@@ -165,6 +182,7 @@ def test_no_sequence_of_events_breaks_a_promise(moves: list[Move]) -> None:
 
 async def _played(moves: list[Move]) -> None:
     cluster = FakeCluster(body(recovery={"maxRestarts": 2, "hangTimeoutSeconds": 600}))
+    cluster.settings = Settings(limits=Limits(max_memory_per_gpu="128Gi"))
     for move in moves:
         happen(cluster, move)
         before, started = cluster.status, list(cluster.started)

@@ -127,7 +127,7 @@ def test_what_happened_reads_like_an_explanation() -> None:
     told.see(starved(), after=5)
     assert told.events[-2:] == ["AttemptEnded", "Remedied"]
     assert told.told[-1] == (
-        "attempt 1 ran out of GPU memory after step 10 with micro-batch 8 and 1 accumulation step; "
+        "attempt 1 ran out of memory after step 10 with micro-batch 8 and 1 accumulation step; "
         "attempt 2 runs with micro-batch 4 and 2 accumulation steps: the global batch stays 16 sequences"
     )
     assert told.condition(ConditionType.RUNNING).message.endswith(

@@ -68,6 +68,14 @@ def test_an_error_has_its_exit_code(error: Exception, code: ExitCode, reason: st
     assert (failure.exit_code, failure.reason, failure.rank, failure.step) == (code, reason, 3, 7)
 
 
+def test_a_cpu_that_is_refused_memory_is_out_of_it_too() -> None:
+    with pytest.raises(RuntimeError) as refused:
+        torch.empty(2**50, dtype=torch.uint8)
+    failure = failure_of(refused.value)
+    assert (failure.exit_code, failure.requested_bytes) == (ExitCode.OUT_OF_MEMORY, 2**50)
+    assert "the device's memory did not suffice" in failure.message
+
+
 def test_an_out_of_memory_error_tells_what_was_asked_for() -> None:
     error = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.50 GiB. GPU 0 has a total capacity of ...")
     failure = failure_of(error, rank=0, step=1)
