@@ -107,7 +107,8 @@ def test_reason_and_position_come_from_the_version_that_is_served(version: str) 
 
 
 def test_a_line_that_nobody_tells_leaves_the_reason() -> None:
-    for line in (NotFoundError("get", 404, "no such API"), ApiError("get", 503, "no endpoints"), {}):
+    nobody: tuple[Any, ...] = (NotFoundError("get", 404, "no such API"), ApiError("get", 503, "no endpoints"), {})
+    for line in nobody:
         place = placed(Answers(v1beta2_workloads=[workload(PENDING)], v1beta2_localqueues=line))
         assert (place.position, place.reason) == (None, "Pending")
 
