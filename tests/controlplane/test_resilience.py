@@ -40,7 +40,9 @@ def start(tmp_path: Path, operator_kubeconfig: Path) -> Iterator[Start]:
     def make(
         *namespaces: str, kubeconfig: Path = operator_kubeconfig, lease_seconds: int | None = None
     ) -> OperatorProcess:
-        settings = {} if lease_seconds is None else {"leaderElection": ELECTION | {"leaseSeconds": lease_seconds}}
+        settings: dict[str, object] = (
+            {} if lease_seconds is None else {"leaderElection": ELECTION | {"leaseSeconds": lease_seconds}}
+        )
         process = OperatorProcess(tmp_path / str(len(started)), kubeconfig, namespaces, settings)
         started.append(process)
         process.start()

@@ -86,7 +86,9 @@ class StormyRoad:
     async def _forward(self, request: web.Request) -> web.StreamResponse:
         if self._refusals:
             self.refused += 1
-            return web.Response(status=self._refusals[self.refused % len(self._refusals)], text="a storm")
+            # nobody answers a read with a conflict
+            fitting = [each for each in self._refusals if request.method != "GET" or each in (429, 500, 503)]
+            return web.Response(status=fitting[self.refused % len(fitting)], text="a storm")
         await asyncio.sleep(self._delay_seconds)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _OUR_OWN}
         body = await request.read()

@@ -19,7 +19,7 @@ Edit = tuple[tuple[float, ...], Any]
 """Where (a share of each level's entries, as deep as there are levels) and what stands there then; None: nothing."""
 
 MAX_PASSES = 60
-GARBAGE = st.sampled_from(
+GARBAGE: st.SearchStrategy[Any] = st.sampled_from(
     [
         *(None, "", "Nonsense", "Finish", "GiveUp", "Retry", "Suspended", "Succeeded", "é" * 5000),
         *("1970-01-01T00:00:00Z", "2099-01-01T00:00:00Z", "2026-99-99T99:99:99Z"),
