@@ -139,7 +139,7 @@ class Observation:
     unbound_claims: tuple[ClaimState, ...] = ()
     missing_claims: tuple[str, ...] = ()
     """Claims that the spec names and that do not exist."""
-    name_taken: str | None = None
+    taken_name: str | None = None
     """What could not be made last, since its name is somebody else's."""
     output_claim: str | None = None
     """The claim that the run's outputs lie on; None on a laptop."""

@@ -162,7 +162,18 @@ def test_uninstalling_leaves_nothing_but_the_crd_and_its_runs(release: ControlPl
     assert release.kubectl.find("q3ft", "precious", "-n", TEAM)
 
 
-@pytest.mark.parametrize("release", [("crds.keep=false",)], indirect=True, ids=["release"])
+@pytest.mark.parametrize("release", [("replicas=2", "crds.enabled=false")], indirect=True, ids=["release"])
+def test_replicas_may_write_their_own_lease_alone(release: ControlPlane) -> None:
+    def may_patch(lease: str, namespace: str) -> bool:
+        words = (f"leases.coordination.k8s.io/{lease}", "-n", namespace, f"--as=system:serviceaccount:{SYSTEM}:{NAME}")
+        return release.kubectl.works("auth", "can-i", "patch", *words)
+
+    assert may_patch(NAME, SYSTEM)
+    assert not may_patch("another", SYSTEM)
+    assert not may_patch(NAME, TEAM)
+
+
+@pytest.mark.parametrize("release", [("crds.keep=false", "replicas=2")], indirect=True, ids=["release"])
 def test_uninstalling_takes_the_crd_along_when_it_is_not_to_be_kept(release: ControlPlane) -> None:
     release.helm("uninstall", "kit", "--namespace", SYSTEM)
     release.kubectl("wait", "--for=delete", f"crd/{CRD}", "--timeout=60s")

@@ -210,6 +210,7 @@ def test_two_replicas_agree_on_one_by_a_lease_in_their_own_namespace(render: Any
     deployment = objects["Deployment", NAME]["spec"]
     assert (deployment["replicas"], deployment["strategy"]["type"]) == (2, "RollingUpdate")
     assert objects["PodDisruptionBudget", NAME]["spec"]["maxUnavailable"] == 1
+    assert "spec" not in objects["Lease", NAME], "an upgrade takes it from nobody"
     creating, changing = objects["Role", f"{NAME}-leader"]["rules"]
     assert (creating["resources"], creating["verbs"]) == (["leases"], ["create"])
     assert (changing["resourceNames"], changing["verbs"]) == ([NAME], ["get", "patch"])

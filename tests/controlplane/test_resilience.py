@@ -40,8 +40,9 @@ def start(tmp_path: Path, operator_kubeconfig: Path) -> Iterator[Start]:
     def make(
         *namespaces: str, kubeconfig: Path = operator_kubeconfig, lease_seconds: int | None = None
     ) -> OperatorProcess:
-        election = ELECTION | {"leaseSeconds": lease_seconds}
-        settings: dict[str, object] = {} if lease_seconds is None else {"leaderElection": election}
+        settings: dict[str, object] = (
+            {} if lease_seconds is None else {"leaderElection": ELECTION | {"leaseSeconds": lease_seconds}}
+        )
         process = OperatorProcess(tmp_path / str(len(started)), kubeconfig, namespaces, settings)
         started.append(process)
         process.start()
@@ -87,7 +88,7 @@ def test_what_ends_while_the_operator_is_down_is_found_when_it_is_back(
     control.wait_phase(team, name, "Succeeded")
 
 
-def test_a_storm_of_503_is_outlived(
+def test_a_storm_of_refusals_is_outlived_and_slow_answers_are_after_it(
     control: Control, start: Start, team: str, tmp_path: Path, operator_kubeconfig: Path
 ) -> None:
     with StormyRoad(tmp_path / "road", operator_kubeconfig) as road:
@@ -95,13 +96,13 @@ def test_a_storm_of_503_is_outlived(
         name = stories.make_run(control, team)
         stories.prepare(control, team, name)
         stories.worker_pods(control, team, name, attempt=1)
-        road.storm()
+        road.storm(503, 429, 409, 422)
         stories.start_workers(control, team, name, attempt=1)
         stories.end_workers(control, team, name, 1, runs.done_outcome())
         other = stories.make_run(control, team, "later")
         control.wait("the storm is felt", lambda: road.refused > 10, timeout=60)
         assert operator.is_alive()
-        road.calm()
+        road.calm(delay_seconds=0.3)
         control.wait_phase(team, name, "Succeeded", timeout=60)
         stories.preparation_pod(control, team, other)
 
@@ -111,6 +112,18 @@ def test_a_restart_of_the_api_server_is_outlived(control: Control, start: Start,
     name = stories.make_run(control, team)
     stories.prepare(control, team, name)
     with control.plane.without_api_server():
+        assert operator.is_alive()
+    stories.start_workers(control, team, name, attempt=1)
+    stories.end_workers(control, team, name, 1, runs.done_outcome())
+    control.wait_phase(team, name, "Succeeded", timeout=60)
+    assert operator.is_alive()
+
+
+def test_a_restart_of_etcd_is_outlived(control: Control, start: Start, team: str) -> None:
+    operator = start(team)
+    name = stories.make_run(control, team)
+    stories.prepare(control, team, name)
+    with control.plane.without_etcd():
         assert operator.is_alive()
     stories.start_workers(control, team, name, attempt=1)
     stories.end_workers(control, team, name, 1, runs.done_outcome())

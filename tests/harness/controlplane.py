@@ -101,6 +101,18 @@ class ControlPlane:
         finally:
             self._start_api_server()
 
+    @contextmanager
+    def without_etcd(self) -> Iterator[None]:
+        """etcd is down inside the block; after it everything that was written is there again."""
+        self.run.processes.stop(["etcd"])
+        try:
+            yield
+        finally:
+            self.run.processes.start("etcd", self._etcd())
+            self.run.processes.wait(
+                "the API server was ready again", lambda: self.kubectl.works("get", "--raw", "/readyz"), ("etcd",)
+            )
+
     def collect_logs(self, destination: Path) -> None:
         """Copies every daemon's log, and what kubectl can tell of events and objects, to a folder."""
         shutil.copytree(self.run.logs, destination, dirs_exist_ok=True)

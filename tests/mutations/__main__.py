@@ -23,6 +23,7 @@ from mutations import (
     options,
     push,
     stability,
+    survival,
     trial,
 )
 from mutations.mutation import Mutation, StaleMutationError
@@ -39,6 +40,7 @@ CATALOGUE: list[Mutation] = [
     *options.MUTATIONS,
     *operator_side.MUTATIONS,
     *push.MUTATIONS,
+    *survival.MUTATIONS,
 ]
 
 

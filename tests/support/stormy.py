@@ -1,4 +1,4 @@
-"""A road to the API server that can be closed: in a storm every request is answered with 503, and streams break."""
+"""A road to the API server that can be closed: in a storm every request is refused, and streams break."""
 
 import asyncio
 import ssl
@@ -26,7 +26,8 @@ class StormyRoad:
         self._target = self._config["clusters"][0]["cluster"]["server"]
         self.kubeconfig = folder / "stormy.kubeconfig"
         self.refused = 0
-        self._is_storming = threading.Event()
+        self._refusals: tuple[int, ...] = ()
+        self._delay_seconds = 0.0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._streams: set[asyncio.Transport] = set()
@@ -44,14 +45,14 @@ class StormyRoad:
         self._thread.join()
         self._loop.close()
 
-    def storm(self) -> None:
-        """From now on nothing comes through."""
-        self._is_storming.set()
+    def storm(self, *refusals: int) -> None:
+        """From now on nothing comes through; these statuses take turns as answers (default: 503)."""
+        self._refusals = refusals or (503,)
         self._loop.call_soon_threadsafe(self._break_streams)
 
-    def calm(self) -> None:
-        """Everything comes through again."""
-        self._is_storming.clear()
+    def calm(self, delay_seconds: float = 0.0) -> None:
+        """Everything comes through again, each request so late."""
+        self._refusals, self._delay_seconds = (), delay_seconds
 
     async def _serve(self) -> int:
         trust = ssl.create_default_context()
@@ -83,9 +84,12 @@ class StormyRoad:
         self._streams.clear()
 
     async def _forward(self, request: web.Request) -> web.StreamResponse:
-        if self._is_storming.is_set():
+        if self._refusals:
             self.refused += 1
-            return web.Response(status=503, text="a storm")
+            # nobody answers a read with a conflict
+            fitting = [each for each in self._refusals if request.method != "GET" or each in (429, 500, 503)]
+            return web.Response(status=fitting[self.refused % len(fitting)], text="a storm")
+        await asyncio.sleep(self._delay_seconds)
         headers = {name: value for name, value in request.headers.items() if name.lower() not in _OUR_OWN}
         body = await request.read()
         url = f"{self._target}{request.rel_url}"

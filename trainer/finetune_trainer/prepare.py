@@ -54,7 +54,7 @@ def attempted(config_file: Path) -> PrepareOutcome:
         config = read_message(PrepareConfig, config_file.read_text(encoding="utf-8"))
     except (OSError, ContractMismatchError) as error:
         text = f"{config_file}: {error}"
-        return _failed(Failure(exit_code=ExitCode.UNEXPECTED, reason="ContractMismatch", message=text[:2000]))
+        return _failed(Failure(exit_code=ExitCode.USER_ERROR, reason="ContractMismatch", message=text[:2000]))
     try:
         return prepared(config)
     except PreparationError as error:

@@ -131,7 +131,7 @@ def _prepared(status: Status, view: View) -> Truth:
     if status.preparation_failures and not is_alive(preparation):
         last = status.preparation_failures[-1]
         return Truth(UNKNOWN, "PreparationRetried", f"{last.cause}: {last.message}")
-    if preparation is None and (taken := view.observation.name_taken) is not None:
+    if preparation is None and (taken := view.observation.taken_name) is not None:
         return Truth(UNKNOWN, NAME_TAKEN, taken)
     if status.start_time is None:
         return Truth(UNKNOWN, "NotStarted", "the preparation has not been started")
@@ -144,7 +144,7 @@ def _running(status: Status, actions: tuple[Action, ...], view: View) -> Truth:
     if status.artifacts:
         return Truth(FALSE, PUSHING, "the training is complete, and its results are pushed")
     starting = next((action.number for action in actions if isinstance(action, StartAttempt)), None)
-    if starting is not None and (taken := view.observation.name_taken) is not None:
+    if starting is not None and (taken := view.observation.taken_name) is not None:
         return Truth(FALSE, NAME_TAKEN, taken)
     record = status.attempts[-1] if status.attempts else None
     if record is None or (record.decision is not None and record.decision == Verdict.SUSPEND):
@@ -216,7 +216,7 @@ def _push_truth(status: Status, view: View) -> Truth:
         if (waiting := push_waits_for(push, view)) is not None:
             return Truth(UNKNOWN, waiting.reason, waiting.message)
         return Truth(UNKNOWN, PUSHING, f"push {push.number} is under way: {push.target}")
-    if push is None and (taken := view.observation.name_taken) is not None:
+    if push is None and (taken := view.observation.taken_name) is not None:
         return Truth(UNKNOWN, NAME_TAKEN, taken)
     if record is not None and record.decision == Verdict.RETRY:
         return Truth(UNKNOWN, "PushRetried", f"it is tried again after {record.cause}: {record.message}")

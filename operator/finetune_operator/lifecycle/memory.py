@@ -21,8 +21,8 @@ from finetune_operator.status import MAX_ATTEMPTS, AttemptStatus, Status
 def remembered(previous: Status, view: View) -> Status:
     """The records of a run that is not final, after what `view` shows."""
     # what is not final may carry the refusal of an earlier generation
-    status = mended(reopened(previous) if previous.artifacts else previous)
-    status = status.model_copy(update={"failure": None, "completion_time": None})
+    status = reopened(previous) if previous.artifacts else previous
+    status = mended(status).model_copy(update={"failure": None, "completion_time": None})
     for remember in _IN_ORDER:
         status = remember(status, view)
         if status.completion_time is not None:

@@ -5,6 +5,7 @@ import dataclasses
 from finetune_contract import ExitCode
 from finetune_operator.lifecycle import (
     ClearPreparation,
+    StartAttempt,
     StartPreparation,
 )
 from finetune_operator.observation import WorkerState
@@ -59,6 +60,15 @@ def test_mode_plan_prepares_and_takes_no_gpu() -> None:
     assert (story.phase(), decision.actions) == (Phase.SUCCEEDED, ())
     assert story.reason(ConditionType.SUCCEEDED) == "PlanReady"
     assert there(story.status.plan).final
+
+
+def test_a_planned_run_whose_mode_becomes_run_goes_on() -> None:
+    story = Story(mode="Plan")
+    story.see(prepared=False)
+    story.see()
+    story.change(mode="Run")
+    assert story.see().actions == (StartAttempt(1),)
+    assert story.phase() is Phase.STARTING
 
 
 # Plans

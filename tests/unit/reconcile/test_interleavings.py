@@ -78,8 +78,8 @@ def _well(attempt: Attempt) -> Attempt:
         both = (worker(0, WorkerState.SUCCEEDED, outcome=done_outcome()), worker(1, WorkerState.SUCCEEDED))
         return dataclasses.replace(attempt, workers=both, **gone)
     if WorkerState.SUCCEEDED in states:
-        done = tuple(worker(each.index, WorkerState.SUCCEEDED, outcome=each.outcome) for each in attempt.workers)
-        return dataclasses.replace(attempt, workers=done, **gone)
+        ended = tuple(worker(each.index, WorkerState.SUCCEEDED, outcome=each.outcome) for each in attempt.workers)
+        return dataclasses.replace(attempt, workers=ended, **gone)
     return dataclasses.replace(attempt, workers=(worker(0), worker(1)), **gone)
 
 

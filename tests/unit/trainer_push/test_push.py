@@ -281,4 +281,4 @@ def test_the_pod_leaves_its_outcome_and_never_its_token(
 def test_a_config_of_another_version_is_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "push.json").write_text('{"version": 2}')
     monkeypatch.delenv(paths.TERMINATION_FILE_ENV, raising=False)
-    assert main([str(tmp_path / "push.json")]) == ExitCode.UNEXPECTED
+    assert main([str(tmp_path / "push.json")]) == ExitCode.USER_ERROR

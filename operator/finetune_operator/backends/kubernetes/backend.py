@@ -49,7 +49,7 @@ class KubernetesBackend:
         self._queues = KueueQueues(api)
         self._pod_groups = PodGroups(api)
         self._events = Events(api, api.clock)
-        self._taken: dict[RunKey, str] = {}
+        self._taken_names: dict[RunKey, str] = {}
         self._progress = ProgressPoller(paths.PROGRESS_PORT, settings.progress_interval_seconds, api.clock)
         self._intact: dict[RunKey, tuple[str, str | None]] = {}
 
@@ -60,7 +60,7 @@ class KubernetesBackend:
     def forget(self, key: RunKey) -> None:
         """The run is gone, or nothing of it is asked for any more: what was kept for it goes too."""
         self._progress.forget(key)
-        self._taken.pop(key, None)
+        self._taken_names.pop(key, None)
         self._intact.pop(key, None)
 
     def locations(self, run: Qwen3FineTune) -> Locations:
@@ -82,7 +82,7 @@ class KubernetesBackend:
             push=observe.push(jobs, live, complaints),
             unbound_claims=claims.unbound,
             missing_claims=claims.missing,
-            name_taken=self._taken.get(key),
+            taken_name=self._taken_names.get(key),
             output_claim=manifests.output_claim_name(run),
             gpu_memory_bytes=await self._nodes.gpu_memory_bytes(run),
         )
@@ -201,7 +201,7 @@ class KubernetesBackend:
         """The objects exist. Raises ConflictError for a name that is somebody else's; the next observation tells it."""
         for manifest in wanted:
             await self._bring_about(run, manifest)
-        self._taken.pop(_key(run), None)
+        self._taken_names.pop(_key(run), None)
 
     async def _bring_about(self, run: Qwen3FineTune, manifest: Object) -> None:
         """The object exists. What is not the run's own is never touched: ConflictError."""
@@ -212,7 +212,7 @@ class KubernetesBackend:
             live, is_new = await self._create(kind, wanted)
         if (whose := _not_ours(run, manifest, live)) is not None:
             self._store.put(kind, live)
-            self._taken[_key(run)] = f"{kind.name} {live['metadata']['name']} {whose}"
+            self._taken_names[_key(run)] = f"{kind.name} {live['metadata']['name']} {whose}"
             raise ConflictError(f"{kind.name} {live['metadata']['name']}", 409, whose)
         if not is_new and kind not in _CREATED_ONCE and not is_applied(live, wanted):
             live = await self._api.apply(kind, wanted)
