@@ -42,15 +42,19 @@ def ended_for_hang(config: RunConfig, stands: Sequence[Stand], ranks: Ranks, fol
     meeting.start()
     others = OTHERS_SECONDS if len(texts) < config.batch.world_size else 0
     meeting.join(VOLUME_SECONDS + others)
-    ranks.kill()
     if not meeting.is_kept:
         print("the output volume does not take the stacks:", *texts.values(), sep="\n", file=sys.stderr, flush=True)
     accounts = [account for text in (texts | meeting.others).values() if (account := read_account(text)) is not None]
-    return outcome_of_hang(config, stands, accounts, is_kept=meeting.is_kept)
+    outcome = outcome_of_hang(config, stands, accounts, is_kept=meeting.is_kept)
+    print(f"ended for a hang: {outcome.failure.message if outcome.failure else ''}", file=sys.stderr, flush=True)
+    ranks.kill()
+    return outcome
 
 
 def _own_texts(stands: Sequence[Stand], ranks: Ranks, folder: Path) -> dict[int, str]:
     """Rank -> what is kept of it."""
+    processes = ranks.process_ids()
+    stands = [stand for stand in stands if stand.rank in processes]
     ranks.ask_for_stacks()
     deadline = time.monotonic() + STACK_SECONDS
     sizes: dict[int, int] = {}
@@ -65,7 +69,7 @@ def _own_texts(stands: Sequence[Stand], ranks: Ranks, folder: Path) -> dict[int,
             socket.gethostname(),
             f"in {stand.phase}, has not moved for {stand.still_seconds:.0f} seconds",
             _stacks_file(folder, stand.rank).read_text(encoding="utf-8", errors="replace"),
-            process_state(ranks.process_ids[stand.rank]) if stand.rank in ranks.process_ids else None,
+            process_state(processes[stand.rank]),
         )
         for stand in stands
     }
@@ -80,7 +84,7 @@ class _Meeting(threading.Thread):
 
     def __init__(self, target: Path, texts: Mapping[int, str], world_size: int, stop: StopFlag) -> None:
         super().__init__(name="stacks", daemon=True)
-        self._target, self._texts, self._world_size, self._stop = target, texts, world_size, stop
+        self._target, self._texts, self._world_size, self._flag = target, texts, world_size, stop
         self.is_kept = False
         self.others: dict[int, str] = {}
 
@@ -94,7 +98,7 @@ class _Meeting(threading.Thread):
             while len(self._texts) + len(self.others) < self._world_size and time.monotonic() < deadline:
                 time.sleep(_PAUSE_SECONDS)
                 self.others = self._read()
-                if self._stop.requested:
+                if self._flag.requested:
                     return
         except OSError as error:
             print(f"{self._target}: {error}", file=sys.stderr)

@@ -9,7 +9,7 @@ import faulthandler
 import re
 import signal
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -130,11 +130,10 @@ def comparison(accounts: Sequence[Account]) -> str:
     if not odd:
         return _places(accounts)
     rest = [each for each in accounts if each not in odd]
-    waiting = "wait" if all(each.waits for each in rest) else "stand"
-    others = _ranks_word(rest) if len(rest) < len(accounts) - 1 or len(rest) == 1 else "the others"
-    return (
-        f"{'; '.join(map(_told, odd[:4]))}; {others} {waiting if len(rest) > 1 else waiting + 's'} in {_common(rest)}"
-    )
+    (place, _), *_ = Counter(each.place for each in rest).most_common(1)
+    verb = "wait" if all(each.waits for each in rest) else "stand"
+    others = f"rank {rest[0].rank} {verb}s" if len(rest) == 1 else f"the others {verb}"
+    return f"{'; '.join(map(_told, odd[:4]))}; {others} in {place}"
 
 
 def _told(account: Account) -> str:
@@ -150,12 +149,3 @@ def _places(accounts: Sequence[Account]) -> str:
     if len({each.place for each in accounts}) == 1:
         return f"every rank is in {accounts[0].place}" if len(accounts) > 1 else f"it is in {accounts[0].place}"
     return "; ".join(f"rank {each.rank} is in {each.place}" for each in accounts[:8])
-
-
-def _common(accounts: Iterable[Account]) -> str:
-    ((place, _),) = Counter(each.place for each in accounts).most_common(1)
-    return place or "nothing that is known"
-
-
-def _ranks_word(accounts: Sequence[Account]) -> str:
-    return f"rank {accounts[0].rank}" if len(accounts) == 1 else f"{len(accounts)} others"

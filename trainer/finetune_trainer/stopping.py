@@ -81,11 +81,13 @@ def wait_for_all(world: World, has_ended: Callable[[float], bool], leave: Callab
     """
     pause, seen = 0.0, pulse.own.count
     while True:
-        done = pulse.own.count - seen
-        waiting, leaving, moving = maxima(world, [float(not has_ended(pause)), float(leave()), float(done)])
+        has_own_ended = has_ended(pause)
+        count = pulse.own.count
+        waiting, leaving, moving = maxima(world, [float(not has_own_ended), float(leave()), float(count - seen)])
+        seen = count
         if moving:
             pulse.own.beat()
-        seen = pulse.own.count
+            seen += 1
         if not waiting:
             return True
         if leaving:

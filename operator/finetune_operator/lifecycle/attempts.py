@@ -11,6 +11,7 @@ from finetune_operator.failures import Budget, Cause, Ending, Verdict, classify,
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.decision import View
 from finetune_operator.lifecycle.orders import order_to_end
+from finetune_operator.lifecycle.stalls import silent_since
 from finetune_operator.observation import Attempt, Worker, WorkerState
 from finetune_operator.status import AttemptStatus, Status
 
@@ -61,7 +62,7 @@ def advanced(record: AttemptStatus, attempt: Attempt | None, status: Status, vie
     if record.decision is not None:
         return record
     if attempt is not None:
-        record = _with_news(record, attempt, view.now)
+        record = _with_news(record, attempt, view)
     if record.ended_at is None:
         record = _ended(record, attempt, status, view)
     if record.ended_at is not None and _is_settled(record, attempt, view):
@@ -69,18 +70,19 @@ def advanced(record: AttemptStatus, attempt: Attempt | None, status: Status, vie
     return record
 
 
-def _with_news(record: AttemptStatus, attempt: Attempt, now: float) -> AttemptStatus:
+def _with_news(record: AttemptStatus, attempt: Attempt, view: View) -> AttemptStatus:
     news: dict[str, object] = {}
     running = sum(worker.state is WorkerState.RUNNING for worker in attempt.workers)
     if record.running_since is None and running >= attempt.num_nodes:
-        news["running_since"] = text.timestamp(now)
+        news["running_since"] = text.timestamp(view.now)
     steps = [worker.outcome.step for worker in attempt.workers if worker.outcome is not None]
     progress = attempt.progress
     if progress is not None and progress.attempt == attempt.number:
         news["resumed_from_step"] = progress.resumed_from_step
         steps.append(progress.step)
     news["last_step"] = max((step for step in (*steps, record.last_step) if step is not None), default=None)
-    return record.model_copy(update=news)
+    record = record.model_copy(update=news)
+    return record.model_copy(update={"silent_since": silent_since(record, attempt, view)})
 
 
 def _ended(record: AttemptStatus, attempt: Attempt | None, status: Status, view: View) -> AttemptStatus:
@@ -127,9 +129,18 @@ def _decided(record: AttemptStatus, attempt: Attempt | None, status: Status, vie
             "exit_code": ending.exit_code,
             "rank": ending.rank,
             "node": ending.node,
+            "stacks": _stacks(ending, view),
             "steps_lost": None if verdict is Verdict.FINISH else _steps_lost(record, status),
         }
     )
+
+
+def _stacks(ending: Ending, view: View) -> str | None:
+    """Where a person finds the stacks of an attempt that hung."""
+    if ending.stacks_dir is None:
+        return None
+    claim = view.observation.output_claim
+    return ending.stacks_dir if claim is None else f"claim {claim}: {ending.stacks_dir}"
 
 
 def _ending(record: AttemptStatus, attempt: Attempt | None) -> Ending:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from finetune_operator.failures import Cause
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.decision import View
+from finetune_operator.lifecycle.stalls import stall_message
 from finetune_operator.observation import Attempt
 from finetune_operator.status import AttemptStatus, Status
 
@@ -31,7 +32,7 @@ def order_to_end(record: AttemptStatus, attempt: Attempt, status: Status, view: 
         return Order(cause=Cause.SUSPENDED, message="asked to save and stop (spec.suspend)")
     if (late := deadline_message(status, view)) is not None:
         return Order(cause=Cause.DEADLINE_EXCEEDED, message=late)
-    if (hung := _hang_message(record, attempt, status, view)) is not None:
+    if (hung := stall_message(record, attempt, status, view)) is not None:
         return Order(cause=Cause.HANG, message=hung)
     return None
 
@@ -58,26 +59,3 @@ def deadline_message(status: Status, view: View) -> str | None:
         return None
     seconds = view.run.spec.scheduling.pre_running_deadline_seconds
     return f"no step was done within scheduling.preRunningDeadlineSeconds: {seconds}"
-
-
-def _hang_message(record: AttemptStatus, attempt: Attempt, status: Status, view: View) -> str | None:
-    """Why `attempt` counts as hung: since all its workers run, or since its last step or stage, too long has passed."""
-    limit = view.run.spec.recovery.hang_timeout_seconds
-    if record.running_since is None:
-        return None
-    told_at = _last_told_at(attempt, status)
-    since = max(text.seconds_of(record.running_since), told_at or 0.0)
-    if view.now - since <= limit:
-        return None
-    tail = f"in {text.duration(view.now - since)}, and recovery.hangTimeoutSeconds is {limit}"
-    if told_at is None:
-        return f"rank 0 has told of no progress {tail}"
-    return f"no step was done and no stage begun {tail}; the last step was {record.last_step}"
-
-
-def _last_told_at(attempt: Attempt, status: Status) -> float | None:
-    if attempt.progress is not None and attempt.progress.attempt == attempt.number:
-        return attempt.progress.updated_at
-    if status.progress is not None and status.progress.attempt == attempt.number:
-        return text.seconds_of(status.progress.updated_at)
-    return None

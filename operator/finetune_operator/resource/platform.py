@@ -191,8 +191,9 @@ class Recovery(ResourceModel):
 
     max_restarts: int = Field(default=3, ge=0, le=100)
     """New attempts after failures that may pass; preemption and drained nodes do not count."""
-    hang_timeout_seconds: int = Field(default=1800, ge=60, le=86400)
-    """An attempt that makes no progress for so long is ended and counts as failed."""
+    hang_timeout_seconds: int = Field(default=600, ge=60, le=86400)
+    """A rank that does nothing for so long, or for ten usual steps if these take longer, is hung: the attempt is ended
+    and counts as failed. Loading, the first step (half an hour), saving and exporting (an hour) are given more."""
 
 
 class Resources(ResourceModel):

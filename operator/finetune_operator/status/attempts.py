@@ -29,6 +29,8 @@ class AttemptStatus(StatusModel):
     """When every worker was first seen running."""
     ended_at: Timestamp | None = None
     """When it was first seen to end, or was told to; its workers may live on until `decision` is there."""
+    silent_since: Timestamp | None = None
+    """Since when rank 0 has told nothing although every worker runs; absent while it is heard."""
     resumed_from_step: int | None = None
     """Step of the checkpoint that it began with; absent: it began at the base model."""
     last_step: int | None = None
@@ -47,5 +49,7 @@ class AttemptStatus(StatusModel):
     """That failed first."""
     node: Line | None = None
     """Of that rank."""
+    stacks: Annotated[str, StringConstraints(max_length=600)] | None = None
+    """Of an attempt that hung: the volume claim and the folder on it with the stacks of all ranks."""
     steps_lost: int | None = None
     """Steps done after the newest checkpoint, which have to be done again."""

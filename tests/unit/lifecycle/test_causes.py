@@ -45,6 +45,17 @@ CAUSES = {
         attempt(worker(0, FAILED, outcome=failed_outcome(ExitCode.USER_ERROR), disruption="EvictionByEvictionAPI")),
         Cause.USER_ERROR,
     ),
+    "a hang beats the echo of its end on other nodes": (
+        attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, outcome=failed_outcome(ExitCode.HANG))),
+        Cause.HANG,
+    ),
+    "a lost node explains a hang": (
+        attempt(
+            worker(0, FAILED, outcome=failed_outcome(ExitCode.HANG)),
+            worker(1, FAILED, disruption="DeletionByTaintManager", exit_code=137),
+        ),
+        Cause.DISRUPTION,
+    ),
     "host memory": (attempt(worker(0, FAILED, reason="OOMKilled", exit_code=137)), Cause.HOST_OUT_OF_MEMORY),
     "host memory beats the echo": (
         attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, reason="OOMKilled", exit_code=137)),

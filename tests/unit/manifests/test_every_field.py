@@ -169,6 +169,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "tracking.mlflow.experiment": (MLFLOW, "other"),
     "tracking.mlflow.tokenSecret.name": (MLFLOW, "other"),
     "tracking.mlflow.tokenSecret.key": (MLFLOW, "other"),
+    "recovery.hangTimeoutSeconds": ({}, 120),
     "scheduling.priorityClass": ({}, "high"),
     "scheduling.nodeSelector": ({}, {"gpu": "h100"}),
     "scheduling.tolerations.key": ({"scheduling": {"tolerations": [TAINT]}}, [TAINT | {"key": "other"}]),
@@ -189,7 +190,6 @@ FOR_THE_LIFECYCLE = {
     "scheduling.preRunningDeadlineSeconds": "a limit on the operator's patience",
     "scheduling.ttlSecondsAfterFinished": "when the finished run is deleted",
     "recovery.maxRestarts": "whether there is another attempt",
-    "recovery.hangTimeoutSeconds": "when an attempt is given up",
 }
 
 
