@@ -28,14 +28,14 @@ class Cause(StrEnum):
     """The pod's own memory limit was hit."""
     DISRUPTION = "Disruption"
     """The cluster took a worker away: preemption, drain, lost node."""
+    HANG = "Hang"
+    """Nothing moved for longer than what was done can take; ended by the trainer's launcher, or by us."""
     UNEXPECTED = "Unexpected"
     """An exception nobody foresaw, or an end without a word."""
     INFRASTRUCTURE = "Infrastructure"
     """Communication or hardware failed, or a process was killed."""
     PREEMPTED = "Preempted"
     """A SIGTERM that nobody explained."""
-    HANG = "Hang"
-    """No step for longer than recovery.hangTimeoutSeconds; ended by us."""
     SUSPENDED = "Suspended"
     """spec.suspend; ended by us."""
     DEADLINE_EXCEEDED = "DeadlineExceeded"
@@ -68,6 +68,8 @@ class Ending:
     exit_code: int | None = None
     rank: int | None = None
     node: str | None = None
+    stacks_dir: str | None = None
+    """Where the stacks of all ranks lie on the output volume."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +95,7 @@ _CAUSE_OF_EXIT = {
     ExitCode.OUT_OF_MEMORY: Cause.OUT_OF_MEMORY,
     ExitCode.NOT_A_NUMBER: Cause.NOT_A_NUMBER,
     ExitCode.INFRASTRUCTURE: Cause.INFRASTRUCTURE,
+    ExitCode.HANG: Cause.HANG,
     ExitCode.PREEMPTED: Cause.PREEMPTED,
 }
 
@@ -107,7 +110,7 @@ _ADVICE = {
 }
 """What a run that ran out of memory is told depends on what has been tried; see `lifecycle.recovery`."""
 
-_POINTS_NOWHERE = frozenset({PEER_LOST, "Rendezvous"})
+_POINTS_NOWHERE = frozenset({PEER_LOST, "RendezvousFailed"})
 """Reasons of failures that tell of other workers: the node of the one that says so is not at fault."""
 
 
@@ -265,6 +268,7 @@ def _told(cause: Cause, failure: Failure, node: str | None) -> Ending:
         exit_code=failure.exit_code,
         rank=failure.rank,
         node=node,
+        stacks_dir=failure.stacks_dir,
     )
 
 

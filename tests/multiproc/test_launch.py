@@ -3,85 +3,20 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from finetune_contract import ExitCode, Outcome, Progress, RunConfig, Stage
+from finetune_contract import ExitCode, Outcome, Stage
 from finetune_trainer.__main__ import OUTCOMES_DIR_ENV
 from finetune_trainer.checkpoint import complete_checkpoints, damage
 from multiproc.cases import FULL, config, losses
+from multiproc.launches import ended, is_alive, launched, progress, rank_process, served, wait_for
 
-SECONDS = 180
 TWO_RANKS = (1, 2, 2)
 GRACE_SECONDS = 6
-
-
-@contextmanager
-def launched(run: RunConfig, **place: str) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
-    """The launcher as a pod would start it, at `place` in PET_ variables; yields the process and the run's folder."""
-    output = Path(run.output_dir)
-    output.mkdir(parents=True, exist_ok=True)
-    (output / "run.json").write_text(run.model_dump_json())
-    environment = os.environ | {
-        "FINETUNE_TERMINATION_FILE": str(output / "outcome.json"),
-        "FINETUNE_PROGRESS_PORT_FILE": str(output / "port"),
-        "OMP_NUM_THREADS": "1",
-        **place,
-    }
-    command = [sys.executable, "-m", "finetune_trainer.launch", str(output / "run.json")]
-    with open(output / "log", "ab") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        try:
-            yield process, output
-        finally:
-            if process.poll() is None:
-                process.terminate()
-                process.wait(SECONDS)
-
-
-def ended(process: "subprocess.Popen[bytes]", output: Path) -> Outcome:
-    """The outcome, once the launcher has ended with its exit code."""
-    code = process.wait(SECONDS)
-    outcome = Outcome.model_validate_json((output / "outcome.json").read_text())
-    assert code == outcome.exit_code, (output / "log").read_text()[-3000:]
-    return outcome
-
-
-def wait_for(condition: Callable[[], Any], process: "subprocess.Popen[bytes]", every: float = 0.05) -> Any:
-    """The first true answer; fails when the launcher ends before."""
-    deadline = time.monotonic() + SECONDS
-    while time.monotonic() < deadline:
-        found = condition()
-        if found:
-            return found
-        assert process.poll() is None, "the launcher ended too early"
-        time.sleep(every)
-    raise AssertionError("waited in vain")
-
-
-def served(output: Path, path: str) -> str | None:
-    """What rank 0 answers, if it does yet."""
-    try:
-        port = int((output / "port").read_text())
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=5) as answer:
-            text: str = answer.read().decode()
-            return text
-    except (OSError, ValueError):
-        return None
-
-
-def progress(output: Path) -> Progress | None:
-    """Rank 0's progress, if it serves yet."""
-    text = served(output, "/progress")
-    return Progress.model_validate_json(text) if text else None
 
 
 def test_preempted_twice_over_and_continued(folder: Path, model: Path, tokens: Path) -> None:
@@ -121,7 +56,7 @@ def test_a_rank_killed_while_saving_leaves_the_checkpoint_before(folder: Path, m
         checkpoints = output / "checkpoints"
         wait_for(lambda: complete_checkpoints(checkpoints), process)
         wait_for(lambda: list(checkpoints.glob(".growing-*")), process, every=0.001)
-        victim = _rank_process(process.pid, 0)
+        victim = rank_process(process.pid, 0)
         assert victim is not None
         os.kill(victim, signal.SIGKILL)
         outcome = ended(process, output)
@@ -179,7 +114,7 @@ def test_ranks_that_do_not_answer_are_killed_before_the_grace_is_over(
         again.join()
     assert outcome == Outcome(exit_code=ExitCode.PREEMPTED)
     assert GRACE_SECONDS / 2 < seconds < GRACE_SECONDS
-    assert [rank for rank in ranks if _is_alive(rank)] == []
+    assert [rank for rank in ranks if is_alive(rank)] == []
     assert f"did not end in the {GRACE_SECONDS} seconds of grace" in (output / "log").read_text()
 
 
@@ -198,7 +133,7 @@ def test_a_stop_while_another_node_is_awaited_is_heeded_at_once(
 
 def _named_rank(launcher: int, rank: int) -> int | None:
     """A rank's process, once it has told its launcher of itself."""
-    process = _rank_process(launcher, rank)
+    process = rank_process(launcher, rank)
     if process is None:
         return None
     file = _outcomes(process) / f"rank-{rank}.pid"
@@ -209,23 +144,6 @@ def _outcomes(process: int) -> Path:
     """Where a rank tells its launcher of itself."""
     environment = dict(line.partition("=")[::2] for line in Path(f"/proc/{process}/environ").read_text().split("\0"))
     return Path(environment[OUTCOMES_DIR_ENV])
-
-
-def _is_alive(process: int) -> bool:
-    status = Path(f"/proc/{process}/status")
-    return status.exists() and "State:\tZ" not in status.read_text()
-
-
-def _rank_process(launcher: int, rank: int) -> int | None:
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (process / "environ").read_bytes().split(b"\0")
-            status = (process / "status").read_text()
-        except OSError:
-            continue
-        if f"PPid:\t{launcher}\n" in status and f"RANK={rank}".encode() in environment:
-            return int(process.name)
-    return None
 
 
 def _lines(path: Path) -> list[Any]:

@@ -27,6 +27,7 @@ from finetune_contract.parallelism import (
     OffloadDevice,
     Parallelism,
 )
+from finetune_contract.patience import patience_seconds, phase_words
 from finetune_contract.push import PushConfig, PushTarget
 from finetune_contract.reports import (
     PEER_LOST,
@@ -45,6 +46,7 @@ from finetune_contract.reports import (
     Progress,
     Pushed,
     PushOutcome,
+    SlowestRank,
     SourceReport,
     Stage,
     TrainingResult,
@@ -174,6 +176,7 @@ __all__ = [
     "RunIdentity",
     "S3Source",
     "Schedule",
+    "SlowestRank",
     "SourceReport",
     "StabilityConfig",
     "Stage",
@@ -193,5 +196,7 @@ __all__ = [
     "WarmupStableDecaySchedule",
     "check_columns",
     "mismatch",
+    "patience_seconds",
+    "phase_words",
     "read_message",
 ]

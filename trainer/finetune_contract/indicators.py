@@ -32,6 +32,9 @@ class Indicators(ContractModel):
     """Share of a step in which a rank only communicates: what overlaps with computation is not in it. Mean of ranks."""
     communication_total_ratio: float | None = None
     """Share of a step in which any communication is under way, overlapped or not. Mean of ranks."""
+    straggler_ratio: float | None = None
+    """Own step time of the slowest rank / median of the others, the least of the last samples; 1 while they disagree
+    about which rank that is."""
     loss_trend_ratio: float | None = None
     """Relative change of the loss from the older to the newer half of the last steps; 0 where noise explains it."""
     loss_since_start_ratio: float | None = None
@@ -47,6 +50,7 @@ class Indicator(StrEnum):
     GPU_UTILISATION = "GpuUtilisation"
     MEMORY_BALANCE = "MemoryBalance"
     COMMUNICATION = "Communication"
+    STRAGGLER = "Straggler"
     LOSS = "Loss"
 
 

@@ -28,6 +28,9 @@ LOSSES_FILE = "losses.jsonl"
 EXPERTS_FILE = "experts.jsonl"
 """In an attempt folder of a mixture of experts: now and then a line {"step", "shares": per layer and expert}."""
 
+STACKS = "stacks"
+"""In the folder of an attempt that hung: a file `rank-<r>.txt` per rank with what it was in the middle of."""
+
 PROGRESS_PORT = 29501
 """Rank 0 serves /progress and /metrics here in a pod."""
 RENDEZVOUS_PORT = 29500

@@ -30,6 +30,8 @@ class ExitCode(IntEnum):
     """Loss or gradient norm was not finite."""
     INFRASTRUCTURE = 67
     """Communication or hardware failed; the same run may work elsewhere."""
+    HANG = 68
+    """No rank moved for longer than what it was doing can take; ended by the launcher."""
     PREEMPTED = 75
     """SIGTERM was answered by a saved checkpoint (EX_TEMPFAIL of sysexits.h: try again later)."""
 
@@ -59,6 +61,16 @@ class CheckpointReport(ContractModel):
     """How long the save took, from the snapshot to its name."""
     blocking_seconds: float
     """Of these, how long the slowest rank did not train."""
+
+
+class SlowestRank(ContractModel):
+    """The rank that the others wait for."""
+
+    rank: int
+    host: str = Field(max_length=253)
+    """Its machine's own name; in Kubernetes that of its pod."""
+    ratio: float
+    """Its own time for a step, without waiting for others / median of the other ranks': 1 is balanced."""
 
 
 Interventions = Annotated[tuple[Annotated[str, Field(max_length=160)], ...], Field(max_length=8)]
@@ -96,6 +108,8 @@ class Progress(ContractModel):
     """Largest over the ranks, as the accelerator's allocator saw it; host memory on a CPU."""
     expert_imbalance_ratio: float | None = None
     """Tokens of a mixture's busiest expert / mean of its layer, in the layer where that is largest: 1 is balanced."""
+    slowest_rank: SlowestRank | None = None
+    """At the last sample; None: not measured, or there is but one rank."""
     indicators: Indicators | None = None
     """None before the first step."""
     alarms: tuple[Alarm, ...] = Field(default=(), max_length=MAX_ALARMS)
@@ -108,6 +122,8 @@ class Progress(ContractModel):
     """The newest complete one."""
     updated_at: float
     """Unix seconds of the last step or stage change, by the trainer's clock."""
+    still_seconds: float = Field(default=0.0, ge=0)
+    """How long rank 0 had not moved when this was said; see `patience`."""
 
 
 class Failure(ContractModel):
@@ -126,6 +142,8 @@ class Failure(ContractModel):
     """For OUT_OF_MEMORY: what was held."""
     requested_bytes: int | None = None
     """For OUT_OF_MEMORY: what was asked for on top."""
+    stacks_dir: str | None = Field(default=None, max_length=300)
+    """For HANG: absolute path of the folder on the output volume with what every rank was in the middle of."""
 
 
 ArtifactKind = Literal["Adapter", "MergedModel", "Model"]

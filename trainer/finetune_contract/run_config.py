@@ -115,4 +115,6 @@ class RunConfig(ContractModel):
     """Port on which rank 0 serves `/progress` and `/metrics`; 0 picks a free one (see `paths.PROGRESS_PORT_FILE`)."""
     grace_seconds: int = Field(ge=5)
     """Time between SIGTERM and SIGKILL; a preempted run must have saved by then."""
+    hang_timeout_seconds: int = Field(default=600, ge=1)
+    """A rank that has not moved for so long is hung, unless what it does takes longer; see `patience`."""
     tracking: TrackingConfig = TrackingConfig()

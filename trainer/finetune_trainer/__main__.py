@@ -11,7 +11,8 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from finetune_contract import ExitCode, Outcome, RunConfig
+from finetune_contract import ExitCode, Outcome, RunConfig, Stage
+from finetune_trainer import pulse, stacks
 
 OUTCOMES_DIR_ENV = "FINETUNE_OUTCOMES_DIR"
 """Where the ranks of a node tell their launcher that they answer signals, that they have met, and what they came to."""
@@ -42,6 +43,8 @@ def main(arguments: list[str]) -> int:
     stop = StopFlag()
     rank = int(os.environ["RANK"])
     outcomes = Path(os.environ[OUTCOMES_DIR_ENV])
+    stacks.answer_requests(outcomes / f"rank-{rank}.stacks")
+    pulse.own.show(outcomes / f"rank-{rank}.pulse")
     (outcomes / f"rank-{rank}.pid").write_text(str(os.getpid()), encoding="utf-8")
     outcome = _outcome(Path(arguments[0]), rank, stop, outcomes / f"rank-{rank}.met")
     # written beside and renamed, since the launcher may look at any time
@@ -61,6 +64,7 @@ def _outcome(config_file: Path, rank: int, stop: StopFlag, met: Path) -> Outcome
         config = RunConfig.model_validate_json(config_file.read_text(encoding="utf-8"))
         world = distributed.join()
         met.touch()
+        pulse.own.say(Stage.LOADING, 0, None)
         outcome = recipe.run(config, world, stop, position)
         distributed.leave()
         return outcome

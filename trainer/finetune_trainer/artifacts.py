@@ -3,6 +3,8 @@
 import hashlib
 from pathlib import Path
 
+from finetune_trainer import pulse
+
 
 def files_of(folder: Path) -> list[Path]:
     """The files of an artifact, in the order in which its digest takes them; [] when it is gone."""
@@ -19,5 +21,6 @@ def artifact_digest(folder: Path) -> str:
 
 def file_sha256(path: Path) -> str:
     """Of a file's content, in hexadecimal digits; as LFS names it."""
+    pulse.own.beat()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

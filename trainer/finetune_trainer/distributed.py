@@ -18,10 +18,9 @@ from finetune_contract import Failure
 from finetune_trainer.failures import PEER_LOST, AgreedError, RendezvousFailedError, UserError, failure_of
 from finetune_trainer.ranks import RENDEZVOUS_SECONDS
 
-COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-"""Long enough for a rank to read a large model while the others wait; the operator sees a hang much earlier."""
-WRITING_TIMEOUT = timedelta(days=1)
-"""A slow volume is no failure: whoever needs the checkpoint waits for it, and knows how long he may."""
+COLLECTIVE_TIMEOUT = timedelta(days=1)
+"""No measure of a hang: how long ranks may wait for one another depends on what they do, and their launcher, which
+knows it, ends those that stand still (see `watch`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +59,7 @@ def join() -> World:
         device_id=device if device.type == "cuda" else None,
     )
     control = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
-    background = dist.new_group(backend="gloo", timeout=WRITING_TIMEOUT)
+    background = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
     assert isinstance(control, dist.ProcessGroup), "every rank is a member"
     assert isinstance(background, dist.ProcessGroup), "every rank is a member"
     return World(

@@ -3,7 +3,7 @@
 `python -m finetune_trainer.launch RUN_JSON`, placed by PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK, PET_MASTER_ADDR
 and PET_MASTER_PORT, as torchrun's static rendezvous would be; without them one node holds all ranks of the run. A rank
 that dies ends the attempt on this node, and the operator begins another. The ranks tell by files that they can answer
-signals and that they have met, and what became of them.
+signals, that they have met, that they move, and what became of them; ranks that stand still are ended (`hang`).
 """
 
 import os
@@ -19,7 +19,9 @@ from pathlib import Path
 from finetune_contract import ExitCode, Failure, Outcome, RunConfig, read_message
 from finetune_contract.paths import TERMINATION_FILE_ENV
 from finetune_trainer.__main__ import OUTCOMES_DIR_ENV, StopFlag
+from finetune_trainer.hang import ended_for_hang
 from finetune_trainer.ranks import RENDEZVOUS_SECONDS, Ranks
+from finetune_trainer.watch import Watch
 
 POLL_SECONDS = 0.1
 LAST_SECONDS = 1.5
@@ -103,10 +105,14 @@ def _master_resolves(place: Place, stop: StopFlag) -> bool:
 
 def _ranks_outcome(config: RunConfig, config_file: str, place: Place, folder: Path, stop: StopFlag) -> Outcome:
     ranks = _started(config_file, place, folder)
+    watch = Watch(folder, config.hang_timeout_seconds)
     is_told = False
     while ranks.are_running():
         time.sleep(POLL_SECONDS)
         if not stop.requested:
+            stands = () if any(ranks.ends.values()) else watch.hung()
+            if stands:
+                return ended_for_hang(config, stands, ranks, folder, stop)
             continue
         if not is_told and len(list(folder.glob("rank-*.pid"))) == place.ranks_per_node:
             ranks.ask_to_stop()

@@ -26,7 +26,7 @@ from transformers.models.qwen3.modeling_qwen3 import Qwen3DecoderLayer
 from transformers.models.qwen3_moe.modeling_qwen3_moe import Qwen3MoeDecoderLayer
 
 from finetune_contract import Precision
-from finetune_trainer import expert_layout
+from finetune_trainer import expert_layout, pulse
 from finetune_trainer.attention import ATTENTION
 from finetune_trainer.experts import EXPERTS, count_load
 from finetune_trainer.failures import UserError
@@ -64,6 +64,7 @@ class WeightFiles:
 
     def read(self, name: str, rows: slice = ALL_ROWS) -> Tensor:
         """Rows of the tensor `name`, as stored."""
+        pulse.own.beat()
         if self._is_apart(name):
             return self._joined(name, rows)
         handle = self._handle(name)

@@ -16,6 +16,8 @@ RENDEZVOUS_SECONDS = 900
 """How long the nodes of an attempt wait for one another: images are pulled meanwhile."""
 FAREWELL_SECONDS = 30
 """So long the others may take to tell what they saw, once one has failed; torchrun's own."""
+KILL_SECONDS = 5
+"""So long a rank is waited for that was killed."""
 
 
 class Ranks:
@@ -60,15 +62,24 @@ class Ranks:
             self._end_others()
         return bool(self._running)
 
+    def process_ids(self) -> dict[int, int]:
+        """Rank -> process, of those that ran at the last look."""
+        return {rank: process.pid for rank, process in self._running.items()}
+
+    def ask_for_stacks(self) -> None:
+        """SIGUSR1 to each that runs; see `stacks`."""
+        self._signal(signal.SIGUSR1)
+
     def ask_to_stop(self) -> None:
         """SIGTERM to each that runs."""
         self._signal(signal.SIGTERM)
 
     def kill(self) -> None:
-        """None of them runs afterwards."""
+        """None of them runs afterwards, but for those that the kernel holds, as one whose disk does not answer."""
         self._signal(signal.SIGKILL)
         for process in self._running.values():
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(KILL_SECONDS)
 
     def _end_others(self) -> None:
         if not self._farewell_until:

@@ -2,6 +2,7 @@
 
 import logging
 import math
+import socket
 from pathlib import Path
 
 from finetune_contract import (
@@ -17,7 +18,7 @@ from finetune_contract import (
 from finetune_trainer import checkpoint, export, methods, strategies
 from finetune_trainer.checkpoint import Disk, Saver
 from finetune_trainer.data.loader import TokenCache, open_tokens, run_steps, training_steps
-from finetune_trainer.distributed import Question, World
+from finetune_trainer.distributed import Question, World, from_all
 from finetune_trainer.evaluation import is_best, is_exhausted
 from finetune_trainer.measuring.flops import count
 from finetune_trainer.measuring.hardware import device_peak_flops
@@ -48,7 +49,8 @@ def run(config: RunConfig, world: World, stop: Stop, position: Position, disk: D
     checkpoint.check_shared(Path(config.output_dir), world, disk)
     cache = open_tokens(config.tokens_dir)
     steps = run_steps(cache, batch=config.batch, epochs=config.epochs, max_steps=config.max_steps)
-    with Reporter(config, steps.total, active=world.is_main) as reporter:
+    hosts = from_all(world, socket.gethostname())
+    with Reporter(config, steps.total, active=world.is_main, hosts=hosts) as reporter:
         try:
             run = load(config, world, stop, position, reporter, cache, steps, disk)
         except StopAgreedError:

@@ -9,16 +9,19 @@ import os
 import sys
 import threading
 import time
+from collections.abc import Sequence
 from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from finetune_contract import Alarm, CheckpointReport, Indicators, Progress, RunConfig, Stage
+from finetune_contract import Alarm, CheckpointReport, Indicators, Progress, RunConfig, SlowestRank, Stage
 from finetune_contract.paths import ATTEMPTS, EXPERTS_FILE, LOSSES_FILE, PROGRESS_PORT_FILE_ENV
+from finetune_trainer import pulse
 from finetune_trainer.checkpoint import volume_errors
 from finetune_trainer.measuring.expert_load import ExpertLoad
 from finetune_trainer.measuring.meter import Figures
 from finetune_trainer.measuring.readings import Reading
+from finetune_trainer.measuring.straggler import Slowest
 from finetune_trainer.serving import Snapshot, server
 from finetune_trainer.trackers import FLUSH_SECONDS, Tracking, openers_of
 
@@ -40,8 +43,9 @@ def log_to_stderr(rank: int) -> None:
 class Reporter:
     """Holds the run's latest Progress and passes on what happens."""
 
-    def __init__(self, config: RunConfig, total_steps: int, *, active: bool) -> None:
-        self._config = config
+    def __init__(self, config: RunConfig, total_steps: int, *, active: bool, hosts: Sequence[str] = ()) -> None:
+        """`hosts` are the names of the ranks' machines, in the order of ranks."""
+        self._config, self._hosts = config, hosts
         self._active = active
         self._server: ThreadingHTTPServer | None = None
         self._tracking: Tracking | None = None
@@ -58,7 +62,8 @@ class Reporter:
 
     def update(self, **changes: Any) -> None:
         """Replace fields of the Progress."""
-        self.progress = self.progress.model_copy(update={**changes, "updated_at": time.time()})
+        now = self.progress = self.progress.model_copy(update={**changes, "updated_at": time.time()})
+        pulse.own.say(now.stage, now.step, now.step_seconds)
 
     def enter(self, stage: Stage) -> None:
         """Note what the run is doing now; trackers are opened once it is known which step comes first."""
@@ -78,7 +83,7 @@ class Reporter:
         self.update(
             tokens_per_second=figures.tokens_per_second, step_seconds=figures.step_seconds,
             peak_memory_bytes=figures.sample.peak_memory_bytes, indicators=figures.indicators, alarms=figures.alarms,
-            **changes,
+            slowest_rank=self._slowest(figures.slowest), **changes,
         )  # fmt: skip
         if not self._active:
             return
@@ -115,6 +120,15 @@ class Reporter:
         self.update(checkpoint=checkpoint)
         log.info("checkpoint=%s bytes=%d seconds=%.2f", checkpoint.path, checkpoint.bytes, checkpoint.seconds)
 
+    def _slowest(self, found: Slowest | None) -> SlowestRank | None:
+        if found is None:
+            return None
+        return SlowestRank(rank=found.rank, host=self._hosts[found.rank], ratio=round(found.ratio, 3))
+
+    def _snapshot(self) -> Snapshot:
+        still = {"still_seconds": round(pulse.own.still_seconds, 3)}
+        return Snapshot(self.progress.model_copy(update=still), self._ranks)
+
     def _note(self, notes: Path, line: dict[str, Any]) -> None:
         with volume_errors(Path(self._config.output_dir)), open(notes, "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
@@ -128,7 +142,7 @@ class Reporter:
         """On rank 0: serve on the run's progress port."""
         if self._active:
             self._losses_file.parent.mkdir(parents=True, exist_ok=True)
-            self._server = server(lambda: Snapshot(self.progress, self._ranks), self._config.progress_port)
+            self._server = server(self._snapshot, self._config.progress_port)
             port_file = os.environ.get(PROGRESS_PORT_FILE_ENV)
             if port_file:
                 Path(port_file).write_text(str(self._server.server_port), encoding="utf-8")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from finetune_contract import CheckpointReport, RunConfig, Steps
+from finetune_trainer import pulse
 from finetune_trainer.checkpoint import Saver
 from finetune_trainer.data.batch import Step
 from finetune_trainer.data.loader import TokenCache
@@ -92,8 +93,9 @@ class Run:
 def stop_if_agreed(run: Run) -> None:
     """Raise StopAgreedError on every rank once any of them has been told to stop.
 
-    Between passes, where it costs nothing: ranks hear of one another at the next call.
+    Between passes, where it costs nothing: ranks hear of one another at the next call. Whoever comes here gets on.
     """
+    pulse.own.beat()
     if run.question.any_rank(run.stop.requested):
         raise StopAgreedError
 

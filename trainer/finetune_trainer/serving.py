@@ -63,6 +63,7 @@ class MetricsCollector(Collector):
             meaning = " ".join((field.description or "").split())
             yield from _gauge(name, meaning, getattr(progress.indicators, name, None))
         yield from _alarms(progress)
+        yield from _slowest(progress)
         yield from _trackers(progress)
         yield from _ranks(snapshot.ranks[:MAX_RANKS])
 
@@ -78,6 +79,18 @@ def _alarms(progress: Progress) -> Iterator[Metric]:
     for indicator in Indicator:
         family.add_metric([indicator], float(indicator in raised))
     yield family
+
+
+def _slowest(progress: Progress) -> Iterator[Metric]:
+    found = progress.slowest_rank
+    if found is not None:
+        family = GaugeMetricFamily(
+            "finetune_slowest_rank_ratio",
+            "Own step time of the rank that the others wait for, over the median of theirs.",
+            labels=["rank", "host"],
+        )
+        family.add_metric([str(found.rank), found.host], found.ratio)
+        yield family
 
 
 def _trackers(progress: Progress) -> Iterator[Metric]:

@@ -12,6 +12,7 @@ from typing import Final, Generic, Protocol, TypeVar
 
 from torch import Tensor
 
+from finetune_trainer import pulse
 from finetune_trainer.distributed import World, any_rank, maxima, on_main
 from finetune_trainer.model import Source
 
@@ -74,10 +75,19 @@ def exit_seconds(grace_seconds: float) -> float:
 
 
 def wait_for_all(world: World, has_ended: Callable[[float], bool], leave: Callable[[], bool]) -> bool:
-    """Wait until `has_ended(pause in seconds)` is true on every rank; False once `leave()` is true on any of them."""
-    pause = 0.0
+    """Wait until `has_ended(pause in seconds)` is true on every rank; False once `leave()` is true on any of them.
+
+    Waiting is no sign of life, but what is done meanwhile is, and it counts for every rank that waits for it.
+    """
+    pause, seen = 0.0, pulse.own.count
     while True:
-        waiting, leaving = maxima(world, [float(not has_ended(pause)), float(leave())])
+        has_own_ended = has_ended(pause)
+        count = pulse.own.count
+        waiting, leaving, moving = maxima(world, [float(not has_own_ended), float(leave()), float(count - seen)])
+        seen = count
+        if moving:
+            pulse.own.beat()
+            seen += 1
         if not waiting:
             return True
         if leaving:

@@ -17,12 +17,12 @@ _EXIT_CODES = {
     Cause.HOST_OUT_OF_MEMORY: ExitCode.OUT_OF_MEMORY,
     Cause.NOT_A_NUMBER: ExitCode.NOT_A_NUMBER,
     Cause.INFRASTRUCTURE: ExitCode.INFRASTRUCTURE,
-    Cause.HANG: ExitCode.INFRASTRUCTURE,
+    Cause.HANG: ExitCode.HANG,
 }
 
 
 def exit_code(status: Status) -> int:
-    """The trainer's own exit codes: 0 done, 64 cannot work as written, 75 saved and stopped, 65-67 and 1 failed."""
+    """The trainer's own exit codes: 0 done, 64 cannot work as written, 75 saved and stopped, 65-68 and 1 failed."""
     if status.phase is Phase.SUCCEEDED:
         return ExitCode.DONE
     if status.phase is Phase.SUSPENDED:

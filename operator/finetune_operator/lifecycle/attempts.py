@@ -12,6 +12,7 @@ from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.decision import View
 from finetune_operator.lifecycle.orders import has_stepped, loss_of_place, order_to_end
 from finetune_operator.lifecycle.recovery import advice, recovered
+from finetune_operator.lifecycle.stalls import silent_since
 from finetune_operator.observation import Attempt, Worker, WorkerState
 from finetune_operator.status import AttemptStatus, RecoveryStatus, Status
 
@@ -73,7 +74,7 @@ def advanced(
     `attempt` is what is left of it, None when nothing is.
     """
     if attempt is not None:
-        record = _with_news(record, attempt, view.now)
+        record = _with_news(record, attempt, view)
     if record.cause is None:
         record = _told_to_end(record, attempt, status, view)
     if record.ended_at is not None and _is_settled(record, attempt, view):
@@ -81,19 +82,20 @@ def advanced(
     return record, status.recovery
 
 
-def _with_news(record: AttemptStatus, attempt: Attempt, now: float) -> AttemptStatus:
+def _with_news(record: AttemptStatus, attempt: Attempt, view: View) -> AttemptStatus:
     news: dict[str, object] = {}
     running = sum(worker.state is WorkerState.RUNNING for worker in attempt.workers)
     # a Job that is seen as suspended beside pods that run may be old news: the two come by different watches
     if record.running_since is None and running >= attempt.num_nodes and not attempt.is_suspended_by_queue:
-        news["running_since"] = text.timestamp(now)
+        news["running_since"] = text.timestamp(view.now)
     steps = [worker.outcome.step for worker in attempt.workers if worker.outcome is not None]
     progress = attempt.progress
     if progress is not None and progress.attempt == attempt.number:
         news["resumed_from_step"] = progress.resumed_from_step
         steps.append(progress.step)
     news["last_step"] = max((step for step in (*steps, record.last_step) if step is not None), default=None)
-    return record.model_copy(update=news)
+    record = record.model_copy(update=news)
+    return record.model_copy(update={"silent_since": silent_since(record, attempt, view)})
 
 
 def _told_to_end(record: AttemptStatus, attempt: Attempt | None, status: Status, view: View) -> AttemptStatus:
@@ -145,6 +147,7 @@ def _decided(
             "node": ending.node,
             "suspect_node": suspect_node(ending),
             "remedy": recovery.remedies[-1].remedy if recovery is not None else None,
+            "stacks": _stacks(ending, view),
             "steps_lost": None if verdict is Verdict.FINISH else _steps_lost(record, status),
         }
     )
@@ -161,6 +164,14 @@ def _message(ending: Ending, verdict: Verdict, budget: Budget, status: Status, v
     remedy = advice(ending, status, view)
     tail = "" if remedy is None else text.shortened(f"; {remedy}", _MESSAGE_LIMIT // 2)
     return text.shortened(message, _MESSAGE_LIMIT - len(tail)) + tail
+
+
+def _stacks(ending: Ending, view: View) -> str | None:
+    """Where a person finds the stacks of an attempt that hung."""
+    if ending.stacks_dir is None:
+        return None
+    claim = view.observation.output_claim
+    return ending.stacks_dir if claim is None else f"claim {claim}: {ending.stacks_dir}"
 
 
 def _ending(record: AttemptStatus, attempt: Attempt | None) -> Ending:

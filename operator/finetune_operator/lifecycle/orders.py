@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from finetune_operator.failures import Cause, classify
 from finetune_operator.lifecycle import text
 from finetune_operator.lifecycle.decision import View
-from finetune_operator.lifecycle.progress import seen_at
+from finetune_operator.lifecycle.stalls import stall_message
 from finetune_operator.observation import Attempt, WorkerState
 from finetune_operator.status import AttemptStatus, Status
 
@@ -28,7 +28,7 @@ def order_to_end(record: AttemptStatus, attempt: Attempt, status: Status, view: 
     late = deadline_message(status, view) or active_deadline_message(record, status, view)
     if late is not None:
         return Order(cause=Cause.DEADLINE_EXCEEDED, message=late)
-    if (hung := _hang_message(record, attempt, status, view)) is not None:
+    if (hung := stall_message(record, attempt, status, view)) is not None:
         return Order(cause=Cause.HANG, message=hung)
     return None
 
@@ -89,28 +89,3 @@ def active_deadline_message(record: AttemptStatus | None, status: Status, view: 
     if not is_used_up:
         return None
     return f"its workers have run for scheduling.activeDeadlineSeconds: {seconds}, all attempts together"
-
-
-def _hang_message(record: AttemptStatus, attempt: Attempt, status: Status, view: View) -> str | None:
-    """Why `attempt` counts as hung: since all its workers run, or since its last step or stage, too long has passed."""
-    limit = view.run.spec.recovery.hang_timeout_seconds
-    if record.running_since is None:
-        return None
-    told_at = _last_told_at(attempt, status, view.now)
-    since = max(text.seconds_of(record.running_since), told_at or 0.0)
-    if view.now - since <= limit:
-        return None
-    tail = f"in {text.duration(view.now - since)}, and recovery.hangTimeoutSeconds is {limit}"
-    if told_at is None:
-        return f"rank 0 has told of no progress {tail}"
-    return f"no step was done and no stage begun {tail}; the last step was {record.last_step}"
-
-
-def _last_told_at(attempt: Attempt, status: Status, now: float) -> float | None:
-    """When the last step or stage was seen, by our clock: by the trainer's, which may be wrong, all could seem hung."""
-    shown, told = status.progress, attempt.progress
-    if shown is None or shown.attempt != attempt.number:
-        return None if told is None or told.attempt != attempt.number else now
-    if told is not None and (told.step > shown.step or text.timestamp(told.updated_at) > shown.updated_at):
-        return now
-    return seen_at(shown)

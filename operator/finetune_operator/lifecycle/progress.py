@@ -7,6 +7,7 @@ from finetune_contract import (
     Indicators,
     Outcome,
     Progress,
+    SlowestRank,
     Stage,
     TrackerReport,
     TrainingResult,
@@ -18,6 +19,8 @@ from finetune_operator.status import AlarmStatus, CheckpointStatus, ProgressStat
 
 STOPPED = "Stopped"
 """The stage of figures whose attempt has ended before its time."""
+_RATIOS = frozenset({Indicator.MEMORY_BALANCE, Indicator.STRAGGLER})
+"""Indicators that are no shares."""
 ALARM_SECONDS = 300
 """How long an indicator has to stay beyond its limit before it is called standing, and people are told."""
 
@@ -26,7 +29,7 @@ def with_progress(status: Status, attempt: Attempt, view: View) -> Status:
     """`status` with what rank 0 of the running `attempt` last said; figures never go back within an attempt."""
     old, new = status.progress, attempt.progress
     if new is not None and new.attempt == attempt.number and _is_news(old, new, view):
-        told = progress_status(new)
+        told = progress_status(new, attempt)
         told = told.model_copy(update={"seen_at": _first_seen(told, old, view.now)})
         status = with_checkpoint(status.model_copy(update={"progress": told}), new.checkpoint)
     progress = status.progress
@@ -114,8 +117,8 @@ def number(value: float) -> str:
     return f"{value:.4f}"
 
 
-def progress_status(progress: Progress) -> ProgressStatus:
-    """`progress` in the words of status."""
+def progress_status(progress: Progress, attempt: Attempt | None = None) -> ProgressStatus:
+    """`progress` of `attempt` in the words of status."""
     return ProgressStatus(
         attempt=progress.attempt,
         stage=progress.stage,
@@ -133,6 +136,7 @@ def progress_status(progress: Progress) -> ProgressStatus:
         eta=None if progress.eta_seconds is None else text.duration(progress.eta_seconds),
         peak_memory=None if progress.peak_memory_bytes is None else text.memory(progress.peak_memory_bytes),
         **_indicators(progress.indicators or Indicators()),
+        slowest_rank=_slowest_rank(progress.slowest_rank, attempt),
         alarms=tuple(_alarm(alarm, progress.updated_at) for alarm in progress.alarms),
         trackers=tuple(_tracker(name, report) for name, report in sorted(progress.trackers.items())),
         updated_at=text.timestamp(progress.updated_at),
@@ -152,9 +156,22 @@ def _indicators(told: Indicators) -> dict[str, str | None]:
     }
 
 
+def _slowest_rank(told: SlowestRank | None, attempt: Attempt | None) -> str | None:
+    """With the node of its worker, where that is known: a pod's name tells little."""
+    if told is None:
+        return None
+    node = None if attempt is None else _node_of(told, attempt)
+    return f"rank {told.rank} on {node or told.host}: {told.ratio:.2f}"
+
+
+def _node_of(told: SlowestRank, attempt: Attempt) -> str | None:
+    # the pods of an Indexed Job are called as their hosts are, and a random word more
+    return next((each.node for each in attempt.workers if f"{each.name}-".startswith(f"{told.host}-")), None)
+
+
 def _alarm(alarm: Alarm, now: float) -> AlarmStatus:
     """`now` is by the clock that `since` is by: the trainer's."""
-    written = "{:.2f}".format if alarm.indicator is Indicator.MEMORY_BALANCE else "{:.0%}".format
+    written = "{:.2f}".format if alarm.indicator in _RATIOS else "{:.0%}".format
     return AlarmStatus(
         indicator=alarm.indicator,
         value=written(alarm.value),

@@ -114,6 +114,7 @@ def run_config(
         seed=spec.training.seed,
         progress_port=locations.progress_port,
         grace_seconds=grace_seconds,
+        hang_timeout_seconds=spec.recovery.hang_timeout_seconds,
         tracking=_tracking(spec.tracking),
     )
 

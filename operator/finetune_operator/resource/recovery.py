@@ -28,8 +28,9 @@ class Recovery(ResourceModel):
 
     max_restarts: int = Field(default=3, ge=0, le=100)
     """New attempts after failures that may pass; preemption, drained nodes and remedies for memory do not count."""
-    hang_timeout_seconds: int = Field(default=1800, ge=60, le=86400)
-    """An attempt that makes no progress for so long is ended and counts as failed."""
+    hang_timeout_seconds: int = Field(default=600, ge=60, le=86400)
+    """A rank that does nothing for so long, or for ten usual steps if these take longer, is hung: the attempt is ended
+    and counts as failed. Loading, the first step (half an hour), saving and exporting (an hour) are given more."""
     on_out_of_memory: Annotated[tuple[MemoryRemedy, ...], Field(max_length=len(MemoryRemedy))] = _WITHOUT_CONSEQUENCES
     """What the next attempt may change when a GPU's memory did not suffice, in this order: the first that still changes
     something is taken, even where the spec names another value. The global batch stays, and all else that decides the

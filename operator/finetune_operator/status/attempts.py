@@ -29,6 +29,8 @@ class AttemptStatus(StatusModel):
     """When every worker was first seen running."""
     ended_at: Timestamp | None = None
     """When it was first seen to end, or was told to; its workers may live on until `decision` is there."""
+    silent_since: Timestamp | None = None
+    """Since when rank 0 has told nothing although every worker runs; absent while it is heard."""
     resumed_from_step: int | None = None
     """Step of the checkpoint that it began with; absent: it began at the base model."""
     last_step: int | None = None
@@ -51,6 +53,8 @@ class AttemptStatus(StatusModel):
     """The node that the failure points at; attempts after this one keep away from it where they can."""
     remedy: Line | None = None
     """What is changed for the attempts after this one, see `recovery`: a value of its `remedies[].remedy`."""
+    stacks: Annotated[str, StringConstraints(max_length=600)] | None = None
+    """Of an attempt that hung: the volume claim and the folder on it with the stacks of all ranks."""
     steps_lost: int | None = None
     """Steps done after the newest checkpoint, which have to be done again."""
     gpus: int | None = None

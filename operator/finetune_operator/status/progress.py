@@ -11,7 +11,7 @@ class AlarmStatus(StatusModel):
     """An indicator beyond its limit."""
 
     indicator: Line
-    """`GpuUtilisation`, `MemoryBalance`, `Communication` or `Loss`."""
+    """`GpuUtilisation`, `MemoryBalance`, `Communication`, `Straggler` or `Loss`."""
     value: Line
     """When it was last measured."""
     threshold: Line
@@ -88,6 +88,8 @@ class ProgressStatus(StatusModel):
     """Share of a step in which the ranks only communicate."""
     data_wait: Line | None = None
     """Share of the time in which the slowest rank waits for data."""
+    slowest_rank: Line | None = None
+    """The rank that the others wait for, its node, and its own time for a step over theirs: `rank 5 on gpu-7: 1.42`."""
     loss_trend: Line | None = None
     """Change of the loss over the last steps; 0% where noise explains it."""
     alarms: Annotated[tuple[AlarmStatus, ...], Field(max_length=8)] = ()

@@ -5,7 +5,7 @@ import dataclasses
 
 import pytest
 
-from finetune_contract import Alarm, Indicator, Indicators, TrackerReport, TrackerState
+from finetune_contract import Alarm, Indicator, Indicators, SlowestRank, TrackerReport, TrackerState
 from finetune_operator.cli.screen import figures
 from finetune_operator.lifecycle.progress import ALARM_SECONDS, progress_status
 from finetune_operator.metrics import Metrics
@@ -101,8 +101,12 @@ def test_figures_stand_in_status_as_people_read_them() -> None:
     down = TrackerReport(state=TrackerState.DOWN, dropped=7, message="ConnectionError: refused")
     live = TrackerReport(state=TrackerState.LIVE, url="https://swanlab.example/run")
     imbalance = Alarm(indicator=Indicator.MEMORY_BALANCE, value=1.3, threshold=1.2, remedy="shard more", since=START)
-    said = progress(1, 5, at=START, indicators=told, trackers={"wandb": down, "swanlab": live}, alarms=(imbalance,))
+    said = progress(
+        1, 5, at=START, indicators=told, trackers={"wandb": down, "swanlab": live}, alarms=(imbalance,),
+        slowest_rank=SlowestRank(rank=9, host="huanhuan-r1-1", ratio=1.417),
+    )  # fmt: skip
     found = progress_status(said)
+    assert found.slowest_rank == "rank 9 on huanhuan-r1-1: 1.42"
     assert (found.samples_per_second, found.mfu, found.gpu_utilisation) == ("12.3", "41%", "93%")
     assert (found.memory_imbalance, found.communication, found.data_wait) == ("1.05", "25%", "0%")
     assert found.loss_trend == "-3%"
@@ -112,6 +116,19 @@ def test_figures_stand_in_status_as_people_read_them() -> None:
     ]
     assert (found.alarms[0].value, found.alarms[0].threshold) == ("1.30", "1.20")
     assert "MFU 41%  ! MemoryBalance 1.30" in figures(found)
+
+
+def test_the_slowest_rank_is_named_with_its_node() -> None:
+    names = ("huanhuan-r1-10-x7k2p", "huanhuan-r1-1-9fd4q")
+    pods = [worker(index, name=name, node=f"gpu-{index}") for index, name in enumerate(names)]
+    said = progress(1, 5, at=START, slowest_rank=SlowestRank(rank=9, host="huanhuan-r1-1", ratio=1.4))
+    assert progress_status(said, attempt(*pods)).slowest_rank == "rank 9 on gpu-1: 1.40"
+
+
+def test_a_straggler_s_ratio_is_no_share() -> None:
+    slow = Alarm(indicator=Indicator.STRAGGLER, value=1.417, threshold=1.3, remedy="look at its node", since=START)
+    (shown,) = progress_status(progress(1, 5, at=START, alarms=(slow,))).alarms
+    assert (shown.value, shown.threshold) == ("1.42", "1.30")
 
 
 @pytest.mark.parametrize(("standing", "count"), [(True, 1.0), (False, None)])

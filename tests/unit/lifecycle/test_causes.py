@@ -54,6 +54,17 @@ CAUSES = {
         attempt(worker(0, FAILED, outcome=failed_outcome(ExitCode.USER_ERROR), disruption="EvictionByEvictionAPI")),
         Cause.USER_ERROR,
     ),
+    "a hang beats the echo of its end on other nodes": (
+        attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, outcome=failed_outcome(ExitCode.HANG))),
+        Cause.HANG,
+    ),
+    "a lost node explains a hang": (
+        attempt(
+            worker(0, FAILED, outcome=failed_outcome(ExitCode.HANG)),
+            worker(1, FAILED, disruption="DeletionByTaintManager", exit_code=137),
+        ),
+        Cause.DISRUPTION,
+    ),
     "host memory": (attempt(worker(0, FAILED, reason="OOMKilled", exit_code=137)), Cause.HOST_OUT_OF_MEMORY),
     "host memory beats the echo": (
         attempt(worker(0, FAILED, outcome=PEER), worker(1, FAILED, reason="OOMKilled", exit_code=137)),
@@ -193,7 +204,7 @@ def test_every_cause_has_a_verdict() -> None:
         (attempt(worker(0, FAILED, outcome=failed_outcome(ExitCode.INFRASTRUCTURE, "AcceleratorFailed"))), "node-0"),
         (attempt(worker(0, FAILED, reason="UnexpectedAdmissionError")), "node-0"),
         (attempt(worker(0, FAILED, outcome=PEER)), None),
-        (attempt(worker(0, FAILED, outcome=failed_outcome(ExitCode.INFRASTRUCTURE, "Rendezvous"))), None),
+        (attempt(worker(0, FAILED, outcome=failed_outcome(ExitCode.INFRASTRUCTURE, "RendezvousFailed"))), None),
         (attempt(worker(0, FAILED, disruption="EvictionByEvictionAPI")), None),
         (attempt(worker(0, FAILED, reason="OOMKilled", exit_code=137)), None),
         (attempt(worker(0, FAILED, exit_code=1)), None),

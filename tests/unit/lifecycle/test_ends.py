@@ -20,7 +20,6 @@ from support.runs import (
 )
 from unit.lifecycle.story import SETTINGS, Story, trained
 
-WAITING = WorkerState.WAITING
 FAILED, SUCCEEDED = WorkerState.FAILED, WorkerState.SUCCEEDED
 
 
@@ -97,28 +96,6 @@ def test_counted_failures_end_with_the_budget() -> None:
     assert there(story.status.failure).message.startswith(
         "attempt 2: failed 2 times with recovery.maxRestarts 1; last: "
     )
-
-
-def test_an_attempt_without_progress_for_too_long_is_hung() -> None:
-    story = Story(recovery={"hangTimeoutSeconds": 60})
-    story.see(trained())
-    story.see(trained(), after=60)
-    assert story.phase() is Phase.RUNNING
-    decision = story.see(trained(), after=1)
-    assert decision.actions == (StopAttempt(1, force=True),)
-    assert (story.status.attempts[0].cause, story.status.attempts[0].decision) == ("Hang", "Retry")
-
-
-def test_time_in_the_queue_is_no_hang() -> None:
-    story = Story(recovery={"hangTimeoutSeconds": 60})
-    waiting = attempt(worker(0, WAITING), worker(1))
-    story.see(waiting)
-    story.see(waiting, after=3600)
-    assert story.status.attempts[0].ended_at is None
-    story.see(attempt())
-    story.see(attempt(), after=61)
-    assert story.status.attempts[0].cause == "Hang"
-    assert "rank 0 has told of no progress in 1m" in there(story.status.attempts[0].message)
 
 
 def test_workers_that_vanish_without_a_trace_count_as_failed() -> None:

@@ -180,6 +180,7 @@ CHANGES: dict[str, tuple[dict[str, Any], Any]] = {
     "scheduling.queuePriorityClass": (KUEUE, "high"),
     "scheduling.topology.key": (RACK, "example.com/block"),
     "scheduling.topology.mode": (RACK, "Required"),
+    "recovery.hangTimeoutSeconds": ({}, 120),
     "scheduling.priorityClass": ({}, "high"),
     "scheduling.nodeSelector": ({}, {"gpu": "h100"}),
     "scheduling.tolerations.key": ({"scheduling": {"tolerations": [TAINT]}}, [TAINT | {"key": "other"}]),
@@ -201,7 +202,6 @@ FOR_THE_LIFECYCLE = {
     "scheduling.activeDeadlineSeconds": "a limit on what the run may take",
     "scheduling.ttlSecondsAfterFinished": "when the finished run is deleted",
     "recovery.maxRestarts": "whether there is another attempt",
-    "recovery.hangTimeoutSeconds": "when an attempt is given up",
     "recovery.onOutOfMemory": "what is changed after an attempt whose memory did not suffice",
 }
 

@@ -21,6 +21,7 @@ CASES = [
     ("gpu_utilisation_ratio", Indicator.GPU_UTILISATION, 0.80, 0.799, 0.849, 0.85),
     ("memory_imbalance_ratio", Indicator.MEMORY_BALANCE, 1.20, 1.201, 1.151, 1.15),
     ("communication_ratio", Indicator.COMMUNICATION, 0.10, 0.101, 0.081, 0.08),
+    ("straggler_ratio", Indicator.STRAGGLER, 1.30, 1.301, 1.201, 1.20),
     ("loss_trend_ratio", Indicator.LOSS, 0.05, 0.051, 0.001, 0.0),
     ("loss_since_start_ratio", Indicator.LOSS, -0.01, -0.009, -0.019, -0.02),
 ]
@@ -88,3 +89,9 @@ def test_an_idle_gpu_is_told_what_it_waits_for() -> None:
     assert "wait for data" in advice(data_wait_ratio=0.06)
     assert "wait for one another" in advice(data_wait_ratio=0.05, communication_ratio=0.11)
     assert "microBatch" in advice(data_wait_ratio=0.05, communication_ratio=0.10)
+
+
+def test_a_straggler_is_told_where_to_look() -> None:
+    assert "cache volume" in remedy(Indicator.STRAGGLER, Indicators(data_wait_ratio=0.06), DDP)
+    assert "nvidia-smi" in remedy(Indicator.STRAGGLER, Indicators(data_wait_ratio=0.05), DDP)
+    assert len(remedy(Indicator.STRAGGLER, Indicators(), DDP)) <= 400

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from finetune_contract import Alarm, ExitCode, Indicator, Indicators, Progress, Stage, TrackerState
+from finetune_contract import Alarm, ExitCode, Indicator, Indicators, Progress, SlowestRank, Stage, TrackerState
 from finetune_contract.paths import PROGRESS_PORT_FILE_ENV
+from finetune_trainer import pulse
 from finetune_trainer.checkpoint.volume import VolumeError
 from finetune_trainer.failures import UserError
 from finetune_trainer.measuring.meter import Figures
 from finetune_trainer.measuring.readings import Reading, Sample
+from finetune_trainer.measuring.straggler import Slowest
 from finetune_trainer.reporting import Reporter, last_reported_step, losses_file
 from support import volumes
 from unit.trackers.runs import tracked
@@ -126,6 +128,30 @@ def test_metrics_are_what_prometheus_reads(tmp_path: Path, port_file: Path) -> N
     for family in text_string_to_metric_families(text):
         assert family.documentation.endswith("."), family.name
         assert family.name.endswith(units) or family.name.rpartition("_")[2] in plain, family.name
+
+
+def test_the_slowest_rank_is_told_with_its_host(tmp_path: Path, port_file: Path) -> None:
+    with Reporter(tracked(tmp_path / "out"), total_steps=10, active=True, hosts=("gpu-1", "gpu-2")) as reporter:
+        step_done(reporter, 3)
+        assert reporter.progress.slowest_rank is None
+        step_done(reporter, 4, slowest=Slowest(1, 1.41666))
+        port = int(port_file.read_text())
+        found = samples(fetched(port, "/metrics"))
+        told = Progress.model_validate_json(fetched(port, "/progress"))
+    assert told.slowest_rank == SlowestRank(rank=1, host="gpu-2", ratio=1.417)
+    assert found["finetune_slowest_rank_ratio", (("host", "gpu-2"), ("rank", "1"))] == 1.417
+
+
+def test_what_is_served_says_how_long_nothing_has_moved(tmp_path: Path, port_file: Path) -> None:
+    with Reporter(tracked(tmp_path / "out"), total_steps=10, active=True) as reporter:
+        port = int(port_file.read_text())
+        before = Progress.model_validate_json(fetched(port, "/progress")).still_seconds
+        reporter.enter(Stage.SAVING)
+        after = Progress.model_validate_json(fetched(port, "/progress")).still_seconds
+        assert after <= pulse.own.still_seconds
+        later = Progress.model_validate_json(fetched(port, "/progress")).still_seconds
+    assert before > 0
+    assert later >= after
 
 
 def test_every_indicator_has_a_metric_with_words(tmp_path: Path, port_file: Path) -> None:

@@ -11,6 +11,8 @@ import safetensors.torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from finetune_trainer import pulse
+
 
 class Disk:
     """The verbs by which a disk is changed; a test may let any of them fail, or be the last thing that a process does.
@@ -24,6 +26,7 @@ class Disk:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())
+        pulse.own.beat()
 
     def write_tensors(self, path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
         """Write a safetensors file, straight from the tensors' own memory; other threads run meanwhile."""
@@ -35,6 +38,7 @@ class Disk:
                 raise
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         _fsync(path)
+        pulse.own.beat()
 
     def make_folder(self, path: Path) -> None:
         """Make a folder and its parents."""

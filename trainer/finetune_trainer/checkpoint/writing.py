@@ -15,6 +15,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from finetune_trainer import pulse
 from finetune_trainer.checkpoint.disk import Disk
 from finetune_trainer.checkpoint.layout import FileEntry
 from finetune_trainer.checkpoint.volume import volume_errors
@@ -128,6 +129,7 @@ class Share:
 
 def entry_of(path: Path) -> FileEntry:
     """A file as it is on the disk now."""
+    pulse.own.beat()
     with open(path, "rb") as file:
         return FileEntry(bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
@@ -142,6 +144,7 @@ def deal_out(
     """
     dealt = [0] * world_size
     for each in trained:
+        pulse.own.beat()
         for kind in KINDS:
             tensor: Tensor = getattr(each, kind)
             owner = dealt.index(min(dealt))

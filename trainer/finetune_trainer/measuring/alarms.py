@@ -1,4 +1,4 @@
-"""Four key indicators with their limits, and what to do when one is exceeded.
+"""Key indicators with their limits, and what to do when one is exceeded.
 
 Utilisation above 80 %, communication below 10 %, memory spread evenly and a loss that falls are the limits of the guide
 "Self-LLM: fine-tuning Qwen3 on several GPUs"; so are the remedies, put into this resource's fields. Where it gives no
@@ -30,6 +30,7 @@ LIMITS = (
     Limit(indicator=Indicator.GPU_UTILISATION, field="gpu_utilisation_ratio", begins=0.80, ends=0.85),
     Limit(indicator=Indicator.MEMORY_BALANCE, field="memory_imbalance_ratio", begins=1.20, ends=1.15),
     Limit(indicator=Indicator.COMMUNICATION, field="communication_ratio", begins=0.10, ends=0.08),
+    Limit(indicator=Indicator.STRAGGLER, field="straggler_ratio", begins=1.30, ends=1.20),
     Limit(indicator=Indicator.LOSS, field="loss_trend_ratio", begins=0.05, ends=0.0),
     Limit(indicator=Indicator.LOSS, field="loss_since_start_ratio", begins=-0.01, ends=-0.02),
 )
@@ -71,6 +72,8 @@ def remedy(indicator: Indicator, indicators: Indicators, parallelism: Parallelis
             )
         case Indicator.COMMUNICATION:
             return f"{_fewer_messages(parallelism)}; then look at the network: NCCL_SOCKET_IFNAME and NCCL_IB_HCA"
+        case Indicator.STRAGGLER:
+            return _evener(indicators)
         case Indicator.LOSS:
             return (
                 "lower training.learningRate (by half), lengthen training.schedule.warmupRatio, and clip harder with "
@@ -86,6 +89,19 @@ def _busier(indicators: Indicators) -> str:
     return (
         "kernels have too little to do: raise parallelism.microBatch, or dataset.maxTokens with dataset.packing true, "
         "and set parallelism.activationCheckpointing to None where memory allows"
+    )
+
+
+def _evener(indicators: Indicators) -> str:
+    if (indicators.data_wait_ratio or 0) > DATA_WAIT_RATIO:
+        return (
+            "a rank waits for its data: look at the cache volume of its node, or give more resources.cpuPerGpu; "
+            "progress.slowestRank says which"
+        )
+    return (
+        "all ranks wait for progress.slowestRank: look at its node (clocks and temperature in nvidia-smi -q, PCIe "
+        "width, other work on it) and keep the run off it with scheduling.nodeSelector; without dataset.packing, "
+        "sequences of uneven length look the same"
     )
 
 

@@ -111,11 +111,16 @@ class CommunicationProbe:
         self._opened_at = 0.0
         self._first: Window | None = None
         self._is_broken = False
+        self._is_asked = False
+
+    def ask(self) -> None:
+        """Measure the next step too; asked by every rank after the same step."""
+        self._is_asked = True
 
     @property
     def _is_due(self) -> bool:
         step = self._steps + 1
-        return step >= self._first_step and (step - self._first_step) % self._every_steps == 0
+        return self._is_asked or (step >= self._first_step and (step - self._first_step) % self._every_steps == 0)
 
     def between_passes(self, index: int) -> None:
         """Whatever was begun before micro-batch `index` has ended, and nothing new is begun before `pass_begins`."""
@@ -132,6 +137,7 @@ class CommunicationProbe:
         last = self._closed()
         first, self._first = self._first, None
         self._steps += 1
+        self._is_asked = self._is_asked and last is None
         return None if last is None else share(first, last, micro_batches)
 
     def _open(self) -> None:

@@ -21,6 +21,7 @@ from finetune_trainer.measuring.hardware import GpuClock, gpu_clock, peak_memory
 from finetune_trainer.measuring.loss_trend import LossTrend
 from finetune_trainer.measuring.noise_scale import NoiseScale
 from finetune_trainer.measuring.readings import Machine, Reading, Sample, indicators_of
+from finetune_trainer.measuring.straggler import Slowest, Stragglers, slowest
 
 WINDOW = 20
 """Steps that rates and medians look back on."""
@@ -40,6 +41,8 @@ class Figures:
     """The newest; so are the indicators and alarms, which were made of it."""
     indicators: Indicators
     alarms: tuple[Alarm, ...]
+    slowest: Slowest | None = None
+    """Of the same sample."""
 
 
 @dataclass(slots=True)
@@ -88,6 +91,7 @@ class Meter:
         self._probe = probe or CommunicationProbe(world.device)
         self._gpu = gpu or gpu_clock(world.device)
         self._trend = LossTrend()
+        self._stragglers = Stragglers()
         self._recent: deque[tuple[float, int]] = deque(maxlen=WINDOW)
         self._steps = 0
         self._counts = _Counts()
@@ -148,9 +152,13 @@ class Meter:
             supervised_tokens=counts.supervised_tokens,
             ranks=tuple(Reading.of(row) for row in gathered(self._world, self._reading(counts).row())),
         )
+        found = slowest(sample)
+        self._stragglers.add(found)
+        if self._stragglers.is_suspicious:
+            self._probe.ask()
         indicators = indicators_of(
             sample, self._machine, recent=self._trend.recent, since_start=self._trend.since_start,
-            noise_scale_sequences=self.noise.scale_sequences,
+            noise_scale_sequences=self.noise.scale_sequences, straggler=self._stragglers.ratio,
         )  # fmt: skip
         raised: tuple[Alarm, ...] = ()
         if self._figures is not None and self._steps > SAMPLE_STEPS:  # the first steps compile and warm up
@@ -161,6 +169,7 @@ class Meter:
             sample=sample,
             indicators=indicators,
             alarms=raised,
+            slowest=found,
         )
 
     def _reading(self, counts: _Counts) -> Reading:

@@ -65,8 +65,10 @@ def indicators_of(
     recent: float | None,
     since_start: float | None,
     noise_scale_sequences: float | None,
+    straggler: float | None = None,
 ) -> Indicators:
-    """The indicators of a sample, of the loss as `loss_trend` gives it, and of the gradients as `noise_scale` does."""
+    """The indicators of a sample, of the loss as `loss_trend` gives it, of the gradients as `noise_scale` does, and of
+    the slowest rank as `straggler` does."""
     ranks, seconds = sample.ranks, sample.seconds
     work = Work(
         tokens=sample.tokens,
@@ -84,6 +86,7 @@ def indicators_of(
         memory_imbalance_ratio=max(memories) * len(memories) / math.fsum(memories) if memories else None,
         communication_ratio=_mean(_known(each.communication_exposed for each in ranks)),
         communication_total_ratio=_mean(_known(each.communication_total for each in ranks)),
+        straggler_ratio=straggler,
         loss_trend_ratio=recent,
         loss_since_start_ratio=since_start,
         gradient_noise_scale_sequences=noise_scale_sequences,
