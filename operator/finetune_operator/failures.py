@@ -144,6 +144,8 @@ def _classify_single(ended: Preparation | Push, who: str) -> Ending:
     outcome = ended.outcome
     if outcome is not None and outcome.failure is not None:
         return _told(_CAUSE_OF_EXIT[outcome.exit_code], outcome.failure, node=None)
+    if _has_filled_its_own(ended):
+        return _ending(Cause.UNEXPECTED, f"{who} was evicted: {ended.message}")
     if ended.disruption is not None:
         return _ending(Cause.DISRUPTION, _disrupted(who, ended.disruption, ended.message))
     if ended.reason == "OOMKilled":
@@ -152,8 +154,9 @@ def _classify_single(ended: Preparation | Push, who: str) -> Ending:
     if ended.exit_code is None:
         said = ended.message or ended.reason or "nobody said why"
         return _ending(Cause.INFRASTRUCTURE, f"{who} could not run: {said}")
-    cause = _cause_of_code(ended.exit_code)
-    return _ending(cause, f"{who} ended with exit code {ended.exit_code} and left no report", exit_code=ended.exit_code)
+    said = f": {ended.message}" if ended.message else ""
+    message = f"{who} ended with exit code {ended.exit_code} and left no report{said}"
+    return _ending(_cause_of_code(ended.exit_code), message, exit_code=ended.exit_code)
 
 
 def decide(ending: Ending, budget: Budget) -> Verdict:
@@ -175,6 +178,11 @@ def done_outcome(attempt: Attempt) -> Outcome | None:
     """The word of a worker that the run is complete, with its result."""
     outcomes = (worker.outcome for worker in attempt.workers)
     return next((outcome for outcome in outcomes if outcome is not None and outcome.result is not None), None)
+
+
+def _has_filled_its_own(ended: Worker | Preparation | Push) -> bool:
+    """Whether a pod was evicted for what it wrote itself; of its node's distress the kubelet speaks in other words."""
+    return ended.reason == "Evicted" and re.search(r"exceed(s the|ed its) ", ended.message or "") is not None
 
 
 def _has_stopped_in_agreement(worker: Worker) -> bool:
@@ -201,6 +209,9 @@ def _testimonies(worker: Worker) -> Iterator[Ending]:
     told = None if outcome is None else _told_by_trainer(outcome, worker.node)
     if told is not None and told.cause in _CERTAIN:
         yield told
+    if _has_filled_its_own(worker):
+        message = f"{where} was evicted: {worker.message}"
+        yield _ending(Cause.UNEXPECTED, message, exit_code=worker.exit_code, node=worker.node)
     if worker.disruption is not None:
         message = _disrupted(where, worker.disruption, worker.message)
         yield _ending(Cause.DISRUPTION, message, exit_code=worker.exit_code, node=worker.node)

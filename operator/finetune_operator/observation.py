@@ -125,6 +125,8 @@ class Observation:
     unbound_claims: tuple[ClaimState, ...] = ()
     missing_claims: tuple[str, ...] = ()
     """Claims that the spec names and that do not exist."""
+    taken_name: str | None = None
+    """What is in the way of the run's own object of that name, in words; None: nothing was, the last time."""
     output_claim: str | None = None
     """The claim that the run's outputs lie on; None on a laptop."""
     gpu_memory_bytes: int | None = None

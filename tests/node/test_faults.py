@@ -1,15 +1,13 @@
 """What goes wrong on a real cluster, and that nothing is lost: kills, suspension, deletion."""
 
-import os
 import signal
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from support import faults
 from support.kit import INPUTS, SYSTEM, TEAM, Kit, finetune
 
 STEPS = 40
@@ -26,18 +24,6 @@ def long_run(name: str, **spec: Any) -> dict[str, Any]:
 def at_step(step: int) -> Any:
     """Whether a status tells of a run that trains and has done so many steps."""
     return lambda status: status.get("phase") == "Running" and status.get("progress", {}).get("step", 0) >= step
-
-
-def kill_ranks(host: str) -> None:
-    """SIGKILL the training processes of the pod with this host name: containers share this machine's kernel."""
-    killed = 0
-    for process in Path("/proc").iterdir():
-        with suppress(OSError):
-            command, environment = ((process / what).read_bytes() for what in ("cmdline", "environ"))
-            if b"finetune_trainer\0" in command and f"HOSTNAME={host}\0".encode() in environment:
-                os.kill(int(process.name), signal.SIGKILL)
-                killed += 1
-    assert killed, f"no rank runs on {host}"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +52,7 @@ def test_a_killed_operator_disturbs_nothing_and_makes_nothing_twice(kit: Kit, un
 def test_a_killed_rank_leads_to_attempt_two_and_the_same_losses(kit: Kit, unbroken: dict[int, float]) -> None:
     kit.apply(long_run("killed"))
     kit.wait("killed", at_step(10), "step 10")
-    kill_ranks(host="killed-r1-1")
+    faults.send("killed-r1-1", signal.SIGKILL)
     kit.wait("killed", lambda status: status.get("restarts", 0) == 1, "a second attempt")
     status = kit.wait_phase("killed", "Succeeded")["status"]
     first, second = status["attempts"]

@@ -1,6 +1,6 @@
 """What operator and trainer say to each other. Needs the standard library and pydantic alone."""
 
-from finetune_contract.base import CONTRACT_VERSION, ContractModel
+from finetune_contract.base import CONTRACT_VERSION, ContractModel, foreign_version
 from finetune_contract.batch import BatchConfig, BatchRamp, Steps, StepSlice
 from finetune_contract.indicators import (
     MAX_ALARMS,
@@ -191,4 +191,5 @@ __all__ = [
     "WandbConfig",
     "WarmupStableDecaySchedule",
     "check_columns",
+    "foreign_version",
 ]

@@ -47,7 +47,7 @@ def attempted(config_file: Path) -> PrepareOutcome:
         config = PrepareConfig.model_validate_json(config_file.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
         text = f"{config_file}: not a PrepareConfig of this image's contract version: {error}"
-        return _failed(Failure(exit_code=ExitCode.UNEXPECTED, reason="ContractMismatch", message=text[:2000]))
+        return _failed(Failure(exit_code=ExitCode.USER_ERROR, reason="ContractMismatch", message=text[:2000]))
     try:
         return prepared(config)
     except PreparationError as error:

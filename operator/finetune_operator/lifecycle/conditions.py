@@ -31,6 +31,7 @@ RESTARTING = "Restarting"
 STARTING = "Starting"
 PUSHING = "Pushing"
 ENDED = "Ended"
+NAME_TAKEN = "NameTaken"
 
 
 class Truth(NamedTuple):
@@ -125,6 +126,8 @@ def _prepared(status: Status, view: View) -> Truth:
         return Truth(UNKNOWN, "PreparationRetried", f"{last.cause}: {last.message}")
     if status.start_time is None:
         return Truth(UNKNOWN, "NotStarted", "the preparation has not been started")
+    if preparation is None and view.observation.taken_name is not None:
+        return Truth(UNKNOWN, NAME_TAKEN, view.observation.taken_name)
     return Truth(UNKNOWN, "Preparing", "model and data are being fetched and checked")
 
 
@@ -134,6 +137,8 @@ def _running(status: Status, actions: tuple[Action, ...], view: View) -> Truth:
     if status.artifacts:
         return Truth(FALSE, PUSHING, "the training is complete, and its results are pushed")
     starting = next((action.number for action in actions if isinstance(action, StartAttempt)), None)
+    if starting is not None and view.observation.taken_name is not None:
+        return Truth(FALSE, NAME_TAKEN, f"attempt {starting} cannot be started: {view.observation.taken_name}")
     record = status.attempts[-1] if status.attempts else None
     if record is None or (record.decision is not None and record.decision == Verdict.SUSPEND):
         if starting is None:

@@ -150,9 +150,9 @@ def test_a_row_with_more_tokens_than_the_model_has_positions_is_refused(prepare:
     assert prepare(model={"type": "Volume", "path": str(model)}, dataset={"max_tokens": 64}).failure is None
 
 
-def test_a_file_that_is_no_config_is_our_own_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_is_no_config_is_refused_for_good(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "prepare.json").write_text('{"version": 99}')
-    assert main([str(tmp_path / "prepare.json")]) == ExitCode.UNEXPECTED
+    assert main([str(tmp_path / "prepare.json")]) == ExitCode.USER_ERROR
     failure = PrepareOutcome.model_validate_json(capsys.readouterr().out).failure
     assert failure is not None
     assert failure.reason == "ContractMismatch"

@@ -37,7 +37,7 @@ def attempted(config_file: Path, token: str) -> PushOutcome:
         config = PushConfig.model_validate_json(config_file.read_text(encoding="utf-8"))
     except (OSError, ValidationError) as error:
         text = f"{config_file}: not a PushConfig of this image's contract version: {error}"
-        return _failed(Failure(exit_code=ExitCode.UNEXPECTED, reason="ContractMismatch", message=text[:2000]))
+        return _failed(Failure(exit_code=ExitCode.USER_ERROR, reason="ContractMismatch", message=text[:2000]))
     if not token:
         text = "output.push.tokenSecret: the Secret's value is empty; put a token that may write into it"
         return _failed(Failure(exit_code=ExitCode.USER_ERROR, reason="TokenMissing", message=text))

@@ -48,6 +48,7 @@ class KubernetesBackend:
         self._nodes = Nodes(api, clock)
         self._events = Events(api, clock)
         self._progress = ProgressPoller(paths.PROGRESS_PORT, settings.progress_interval_seconds, clock)
+        self._taken_names: dict[RunKey, str] = {}
 
     async def close(self) -> None:
         """Closes the connections to pods; the API belongs to the caller."""
@@ -56,6 +57,7 @@ class KubernetesBackend:
     def forget(self, key: RunKey) -> None:
         """The run is gone, and what was kept for it goes too."""
         self._progress.forget(key)
+        self._taken_names.pop(key, None)
 
     def locations(self, run: Qwen3FineTune) -> Locations:
         """The mount points of the trainer's pods."""
@@ -74,6 +76,7 @@ class KubernetesBackend:
             push=observe.push(jobs, live, complaints),
             unbound_claims=claims.unbound,
             missing_claims=claims.missing,
+            taken_name=self._taken_names.get(key),
             output_claim=manifests.output_claim_name(run),
             gpu_memory_bytes=await self._nodes.gpu_memory_bytes(run),
         )
@@ -153,6 +156,9 @@ class KubernetesBackend:
         for job in jobs:
             if observe.lacks_pods(job, live) and (message := await self._complaints.about(JOBS, job)):
                 found[job["metadata"]["uid"]] = message
+        for pod in live:
+            if observe.is_set_up(pod) and (message := await self._complaints.about(PODS, pod)):
+                found[pod["metadata"]["uid"]] = message
         return found
 
     async def _bring_about(self, run: Qwen3FineTune, manifest: Object) -> None:
@@ -165,8 +171,9 @@ class KubernetesBackend:
             live = await self._api.apply(kind, stamped(manifest))
         self._store.put(kind, live)
         if "ownerReferences" in manifest["metadata"] and not observe.is_owned_by(live, run.metadata.uid):
-            name = f"{kind.name} {live['metadata']['name']}"
-            raise ConflictError(name, 409, "it belongs to another run of the same name, which is still going")
+            self._taken_names[_key(run)] = observe.taken_name(kind.name, live)
+            raise ConflictError(f"{kind.name} {live['metadata']['name']}", 409, self._taken_names[_key(run)])
+        self._taken_names.pop(_key(run), None)
 
     async def _create(self, kind: Kind, manifest: Object) -> Object:
         try:

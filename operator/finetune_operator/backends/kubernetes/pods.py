@@ -5,11 +5,13 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from finetune_contract import Outcome, PrepareOutcome, PushOutcome
+from finetune_contract import CONTRACT_VERSION, Outcome, PrepareOutcome, PushOutcome, foreign_version
 from finetune_operator.backends.kubernetes.client import Object
 from finetune_operator.names import ATTEMPT_LABEL, RUN_UID_ANNOTATION
 from finetune_operator.observation import Worker, WorkerState
 
+BEING_SET_UP = "ContainerCreating"
+"""The kubelet's word for a container whose pod gets its volumes and network, or its image, all the while."""
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
@@ -128,7 +130,13 @@ def created_at(item: Object) -> float:
 
 
 def _end_message(pod: Object, text: str | None) -> str | None:
-    return text or pod.get("status", {}).get("message")
+    version = foreign_version(text or "")
+    if version is None:
+        return text or pod.get("status", {}).get("message")
+    return (
+        f"the trainer's image speaks version {version} of the contract, and this operator version {CONTRACT_VERSION}; "
+        "install both images of one release"
+    )
 
 
 def _container_state(pod: Object) -> Object:
