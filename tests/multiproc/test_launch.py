@@ -25,8 +25,8 @@ GRACE_SECONDS = 6
 
 
 @contextmanager
-def launched(run: RunConfig) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
-    """The launcher as a pod would start it; yields the process and the run's folder."""
+def launched(run: RunConfig, **place: str) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]:
+    """The launcher as a pod would start it, at `place` in PET_ variables; yields the process and the run's folder."""
     output = Path(run.output_dir)
     output.mkdir(parents=True, exist_ok=True)
     (output / "run.json").write_text(run.model_dump_json())
@@ -34,6 +34,7 @@ def launched(run: RunConfig) -> Iterator[tuple["subprocess.Popen[bytes]", Path]]
         "FINETUNE_TERMINATION_FILE": str(output / "outcome.json"),
         "FINETUNE_PROGRESS_PORT_FILE": str(output / "port"),
         "OMP_NUM_THREADS": "1",
+        **place,
     }
     command = [sys.executable, "-m", "finetune_trainer.launch", str(output / "run.json")]
     with open(output / "log", "ab") as log:
@@ -165,8 +166,9 @@ def test_ranks_that_do_not_answer_are_killed_before_the_grace_is_over(
     run = config(folder / "deaf", small_model, small_tokens, batch=TWO_RANKS, grace_seconds=GRACE_SECONDS)
     with launched(run) as (process, output):
         ranks = [wait_for(partial(_named_rank, process.pid, rank), process) for rank in (0, 1)]
-        for rank in ranks:
+        for number, rank in enumerate(ranks):
             os.kill(rank, signal.SIGSTOP)
+            _outcomes(rank).joinpath(f"rank-{number}.met").touch()  # else there would be nothing to wait for
         process.send_signal(signal.SIGTERM)
         began = time.monotonic()
         # what is said again in the middle of the grace does not lengthen it
@@ -181,14 +183,32 @@ def test_ranks_that_do_not_answer_are_killed_before_the_grace_is_over(
     assert f"did not end in the {GRACE_SECONDS} seconds of grace" in (output / "log").read_text()
 
 
+def test_a_stop_while_another_node_is_awaited_is_heeded_at_once(
+    folder: Path, small_model: Path, small_tokens: Path
+) -> None:
+    run = config(folder / "alone", small_model, small_tokens, batch=TWO_RANKS)
+    second = {"PET_NNODES": "2", "PET_NPROC_PER_NODE": "1", "PET_NODE_RANK": "1", "PET_MASTER_PORT": "9"}
+    with launched(run, **second) as (process, output):
+        wait_for(partial(_named_rank, process.pid, 1), process)
+        process.send_signal(signal.SIGTERM)
+        began = time.monotonic()
+        assert ended(process, output) == Outcome(exit_code=ExitCode.PREEMPTED)
+    assert time.monotonic() - began < run.grace_seconds / 2
+
+
 def _named_rank(launcher: int, rank: int) -> int | None:
     """A rank's process, once it has told its launcher of itself."""
     process = _rank_process(launcher, rank)
     if process is None:
         return None
-    environment = dict(line.partition("=")[::2] for line in Path(f"/proc/{process}/environ").read_text().split("\0"))
-    file = Path(environment[OUTCOMES_DIR_ENV]) / f"rank-{rank}.pid"
+    file = _outcomes(process) / f"rank-{rank}.pid"
     return process if file.exists() and file.read_text() == str(process) else None
+
+
+def _outcomes(process: int) -> Path:
+    """Where a rank tells its launcher of itself."""
+    environment = dict(line.partition("=")[::2] for line in Path(f"/proc/{process}/environ").read_text().split("\0"))
+    return Path(environment[OUTCOMES_DIR_ENV])
 
 
 def _is_alive(process: int) -> bool:

@@ -14,7 +14,7 @@ from typing import NoReturn
 from finetune_contract import ExitCode, Outcome, RunConfig
 
 OUTCOMES_DIR_ENV = "FINETUNE_OUTCOMES_DIR"
-"""Where the ranks of a node leave process ids and outcomes for their launcher."""
+"""Where the ranks of a node tell their launcher that they answer signals, that they have met, and what they came to."""
 
 
 class StopFlag:
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
     rank = int(os.environ["RANK"])
     outcomes = Path(os.environ[OUTCOMES_DIR_ENV])
     (outcomes / f"rank-{rank}.pid").write_text(str(os.getpid()), encoding="utf-8")
-    outcome = _outcome(Path(arguments[0]), rank, stop)
+    outcome = _outcome(Path(arguments[0]), rank, stop, outcomes / f"rank-{rank}.met")
     # written beside and renamed, since the launcher may look at any time
     growing = outcomes / f"rank-{rank}.growing"
     growing.write_text(outcome.model_dump_json(), encoding="utf-8")
@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> int:
     return int(outcome.exit_code)
 
 
-def _outcome(config_file: Path, rank: int, stop: StopFlag) -> Outcome:
+def _outcome(config_file: Path, rank: int, stop: StopFlag, met: Path) -> Outcome:
     from finetune_trainer import distributed, recipe, reporting, running
     from finetune_trainer.failures import failure_of
 
@@ -59,7 +59,9 @@ def _outcome(config_file: Path, rank: int, stop: StopFlag) -> Outcome:
     position = running.Position()
     try:
         config = RunConfig.model_validate_json(config_file.read_text(encoding="utf-8"))
-        outcome = recipe.run(config, distributed.join(), stop, position)
+        world = distributed.join()
+        met.touch()
+        outcome = recipe.run(config, world, stop, position)
         distributed.leave()
         return outcome
     except Exception as error:  # the one place where an error becomes an outcome

@@ -12,9 +12,11 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, and missing from __all__
 
 from finetune_contract import Failure
-from finetune_trainer.failures import PEER_LOST, AgreedError, UserError, failure_of
+from finetune_trainer.failures import PEER_LOST, AgreedError, RendezvousFailedError, UserError, failure_of
+from finetune_trainer.ranks import RENDEZVOUS_SECONDS
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 """Long enough for a rank to read a large model while the others wait; the operator sees a hang much earlier."""
@@ -43,12 +45,20 @@ class World:
 def join() -> World:
     """Take the place that the launcher's environment gives (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT).
 
-    Raises: UserError when this node has fewer GPUs than ranks.
+    Raises: UserError when this node has fewer GPUs than ranks; RendezvousFailedError when not all ranks came.
     """
     device = _device(int(os.environ["LOCAL_RANK"]))
     # gloo beside NCCL, since FSDP's CPU offload reduces tensors that live in host memory
     backend = "cuda:nccl,cpu:gloo" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, device_id=device if device.type == "cuda" else None)
+    rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    dist.init_process_group(
+        backend,
+        store=_store(rank, size),
+        rank=rank,
+        world_size=size,
+        timeout=COLLECTIVE_TIMEOUT,
+        device_id=device if device.type == "cuda" else None,
+    )
     control = dist.new_group(backend="gloo", timeout=COLLECTIVE_TIMEOUT)
     background = dist.new_group(backend="gloo", timeout=WRITING_TIMEOUT)
     assert isinstance(control, dist.ProcessGroup), "every rank is a member"
@@ -56,6 +66,18 @@ def join() -> World:
     return World(
         rank=dist.get_rank(), size=dist.get_world_size(), device=device, control=control, background=background
     )
+
+
+def _store(rank: int, size: int) -> TCPStore:
+    """Where the ranks find one another: rank 0 keeps it, and all wait until everybody is there."""
+    address, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    try:
+        return TCPStore(address, port, size, is_master=rank == 0, timeout=timedelta(seconds=RENDEZVOUS_SECONDS))
+    except (dist.DistError, TimeoutError) as error:
+        raise RendezvousFailedError(
+            f"the ranks of this attempt did not find one another at {address}:{port} in {RENDEZVOUS_SECONDS} seconds: "
+            f"{error}"
+        ) from error
 
 
 def beside(world: World) -> World:

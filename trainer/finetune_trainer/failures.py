@@ -50,12 +50,8 @@ class AgreedError(RuntimeError):
         self.failure = failure
 
 
-class RankKilledError(RuntimeError):
-    """A rank's process was ended by a signal that it could not answer."""
-
-
-class RendezvousError(RuntimeError):
-    """The nodes of this attempt did not find one another."""
+class RendezvousFailedError(RuntimeError):
+    """The ranks of this attempt did not find one another."""
 
 
 def failure_of(error: BaseException, *, rank: int | None = None, step: int | None = None) -> Failure:
@@ -68,7 +64,7 @@ def failure_of(error: BaseException, *, rank: int | None = None, step: int | Non
         return _out_of_memory(error, rank, step)
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _failure(ExitCode.USER_ERROR, "DiskFull", f"{error}; give storage.output more room", rank, step)
-    if isinstance(error, RankKilledError | RendezvousError):
+    if isinstance(error, RendezvousFailedError):
         return _failure(ExitCode.INFRASTRUCTURE, type(error).__name__.removesuffix("Error"), str(error), rank, step)
     if is_communication_error(error):
         message = f"communication with another rank broke: {error}"

@@ -1,11 +1,9 @@
 """Process 1 of a pod: starts this node's ranks, passes on signals, and ends with the exit code of the root cause.
 
 `python -m finetune_trainer.launch RUN_JSON`, placed by PET_NNODES, PET_NPROC_PER_NODE, PET_NODE_RANK, PET_MASTER_ADDR
-and PET_MASTER_PORT; without them one node holds all ranks of the run. The ranks are torch's own elastic agent's, with a
-static rendezvous and no restart: a rank that dies ends the attempt on this node, and the operator begins another.
-
-The agent runs in a thread, so that signals are ours: torch would answer a second SIGTERM by giving up, and gives ranks
-30 seconds whatever the pod has. The ranks live in sessions of their own, and tell their process ids by files.
+and PET_MASTER_PORT, as torchrun's static rendezvous would be; without them one node holds all ranks of the run. A rank
+that dies ends the attempt on this node, and the operator begins another. The ranks tell by files that they can answer
+signals and that they have met, and what became of them.
 """
 
 import os
@@ -13,7 +11,6 @@ import signal
 import socket
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,14 +19,13 @@ from pathlib import Path
 from finetune_contract import ExitCode, Failure, Outcome, RunConfig
 from finetune_contract.paths import TERMINATION_FILE_ENV
 from finetune_trainer.__main__ import OUTCOMES_DIR_ENV, StopFlag
+from finetune_trainer.ranks import RENDEZVOUS_SECONDS, Ranks
 
-RENDEZVOUS_SECONDS = 900
-"""How long the nodes of an attempt wait for one another: images are pulled meanwhile."""
 POLL_SECONDS = 0.1
 LAST_SECONDS = 1.5
 """So long before the end of the grace the launcher waits no longer; the ranks leave earlier (stopping.exit_seconds)."""
 UNANSWERED_SECONDS = 3
-"""A stop request ends the launcher itself when no rank has appeared for so long."""
+"""A stop request ends ranks that have not met the others after so long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +85,7 @@ def _outcome(config_file: str, folder: Path, stop: StopFlag) -> Outcome:
     if not _master_resolves(place, stop):
         if stop.requested:
             return Outcome(exit_code=ExitCode.PREEMPTED)
-        return _rendezvous_failed(f"the name {place.master_address} did not resolve in {RENDEZVOUS_SECONDS} seconds")
+        return _unresolved(place)
     return _ranks_outcome(config, config_file, place, folder, stop)
 
 
@@ -105,90 +101,63 @@ def _master_resolves(place: Place, stop: StopFlag) -> bool:
     return False
 
 
-class _Agent(threading.Thread):
-    """Torch's elastic agent for this node's ranks."""
-
-    def __init__(self, config: RunConfig, config_file: str, place: Place, folder: Path) -> None:
-        super().__init__(name="agent", daemon=True)
-        self._config, self._config_file, self._place, self._folder = config, config_file, place, folder
-        self.error: Exception | None = None
-
-    def run(self) -> None:
-        from torch.distributed.launcher.api import LaunchConfig, elastic_launch
-
-        place, cpus = self._place, os.cpu_count() or 1
-        os.environ[OUTCOMES_DIR_ENV] = str(self._folder)
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cpus // place.ranks_per_node)))
-        launch = LaunchConfig(
-            min_nodes=place.num_nodes,
-            max_nodes=place.num_nodes,
-            nproc_per_node=place.ranks_per_node,
-            run_id=f"{self._config.run.uid}-{self._config.attempt}",  # a straggler of another attempt finds no group
-            rdzv_backend="static",
-            rdzv_endpoint=f"{place.master_address}:{place.master_port}",
-            rdzv_configs={"rank": place.node_rank, "timeout": RENDEZVOUS_SECONDS},
-            max_restarts=0,
-            monitor_interval=POLL_SECONDS,
-        )
-        try:
-            elastic_launch(launch, sys.executable)("-u", "-m", "finetune_trainer", self._config_file)
-        except Exception as error:
-            self.error = error
-
-
 def _ranks_outcome(config: RunConfig, config_file: str, place: Place, folder: Path, stop: StopFlag) -> Outcome:
-    agent = _Agent(config, config_file, place, folder)
-    agent.start()
-    told: set[int] = set()
-    while agent.is_alive():
-        agent.join(POLL_SECONDS)
-        if stop.requested:
-            _signal(_process_ids(folder) - told, signal.SIGTERM)
-            told |= _process_ids(folder)
-            if not told and stop.seconds > UNANSWERED_SECONDS:
-                return Outcome(exit_code=ExitCode.PREEMPTED)  # still waiting for the other nodes: nothing to save
-            if stop.seconds > config.grace_seconds - LAST_SECONDS:
-                return _out_of_time(config, told)
+    ranks = _started(config_file, place, folder)
+    is_told = False
+    while ranks.are_running():
+        time.sleep(POLL_SECONDS)
+        if not stop.requested:
+            continue
+        if not is_told and len(list(folder.glob("rank-*.pid"))) == place.ranks_per_node:
+            ranks.ask_to_stop()
+            is_told = True
+        if stop.seconds > UNANSWERED_SECONDS and not _have_met(place, folder):
+            ranks.kill()  # nothing has been done that could be saved
+            return Outcome(exit_code=ExitCode.PREEMPTED)
+        if stop.seconds > config.grace_seconds - LAST_SECONDS:
+            return _out_of_time(config, ranks)
     outcomes = [Outcome.model_validate_json(file.read_text(encoding="utf-8")) for file in _by_time(folder)]
-    return root_cause(outcomes, _ends(agent.error), agent.error)
+    return root_cause(outcomes, ranks.ends)
 
 
-def _process_ids(folder: Path) -> set[int]:
-    texts = (file.read_text(encoding="utf-8") for file in folder.glob("rank-*.pid"))
-    return {int(text) for text in texts if text}
+def _started(config_file: str, place: Place, folder: Path) -> Ranks:
+    threads = max(1, (os.cpu_count() or 1) // place.ranks_per_node)
+    environment = {"OMP_NUM_THREADS": str(threads)} | os.environ | {
+        OUTCOMES_DIR_ENV: str(folder),
+        "MASTER_ADDR": place.master_address,
+        "MASTER_PORT": str(place.master_port),
+    }  # fmt: skip
+    return Ranks(
+        [sys.executable, "-u", "-m", "finetune_trainer", config_file],
+        environment,
+        first=place.node_rank * place.ranks_per_node,
+        count=place.ranks_per_node,
+        world_size=place.num_nodes * place.ranks_per_node,
+    )
 
 
-def _out_of_time(config: RunConfig, process_ids: set[int]) -> Outcome:
+def _have_met(place: Place, folder: Path) -> bool:
+    """Whether the ranks of this node have found all others, so that there may be something to save."""
+    return len(list(folder.glob("rank-*.met"))) == place.ranks_per_node
+
+
+def _out_of_time(config: RunConfig, ranks: Ranks) -> Outcome:
     """The ranks answer too late: better to say so than to be killed without a word."""
     print(f"the ranks did not end in the {config.grace_seconds} seconds of grace and are killed", file=sys.stderr)
-    _signal(process_ids, signal.SIGKILL)
+    ranks.kill()
     return Outcome(exit_code=ExitCode.PREEMPTED)
-
-
-def _signal(process_ids: set[int], number: signal.Signals) -> None:
-    for process_id in process_ids:
-        try:
-            os.kill(process_id, number)
-        except ProcessLookupError:
-            continue  # it has just ended by itself
 
 
 def _by_time(folder: Path) -> list[Path]:
     return sorted(folder.glob("rank-*.json"), key=lambda file: file.stat().st_mtime_ns)
 
 
-def _ends(error: Exception | None) -> dict[int, int]:
-    """Rank -> exit code as the agent saw it (negative: a signal), the first to end first."""
-    failures = getattr(error, "failures", {})
-    by_time = sorted(failures.items(), key=lambda item: item[1].timestamp)
-    return {rank: failure.exitcode for rank, failure in by_time}
-
-
-def root_cause(outcomes: list[Outcome], ends: Mapping[int, int], error: Exception | None) -> Outcome:
+def root_cause(outcomes: list[Outcome], ends: Mapping[int, int]) -> Outcome:
     """Which of the ranks' ends explains the others.
 
-    `outcomes` in the order of writing. A rank's own failure explains a broken connection to it and a kill that the
-    agent did afterwards; so does a rank's death by a signal, which leaves no outcome.
+    `outcomes` in the order of writing, `ends` (see `Ranks.ends`) in the order of ending. A rank's own failure explains
+    a broken connection to it and a kill that the launcher did afterwards; so does a rank's death by a signal, which
+    leaves no outcome.
     """
     failed = [each for each in outcomes if each.failure is not None]
     own = [each for each in failed if each.failure is not None and each.failure.reason != "PeerLost"]
@@ -199,8 +168,6 @@ def root_cause(outcomes: list[Outcome], ends: Mapping[int, int], error: Exceptio
         return _rank_killed(*killed[0], failed)
     if failed:  # the connection to a rank broke: to one that was told to stop, or to one of another node
         return next((each for each in outcomes if each.exit_code is ExitCode.PREEMPTED), failed[0])
-    if error is not None and not ends:
-        return _rendezvous_failed(f"{type(error).__name__}: {error}")
     silent = {rank: code for rank, code in ends.items() if code not in {int(each.exit_code) for each in outcomes}}
     if silent:
         message = f"rank {next(iter(silent))} ended with exit code {next(iter(silent.values()))} and no word"
@@ -222,12 +189,13 @@ def _rank_killed(rank: int, number: int, failed: list[Outcome]) -> Outcome:
     return _failed(failure, checkpoint_of=known)
 
 
-def _rendezvous_failed(message: str) -> Outcome:
+def _unresolved(place: Place) -> Outcome:
     return _failed(
         Failure(
             exit_code=ExitCode.INFRASTRUCTURE,
             reason="RendezvousFailed",
-            message=f"the nodes of this attempt did not find one another: {message}"[:2000],
+            message=f"the nodes of this attempt did not find one another: the name {place.master_address} did not "
+            f"resolve in {RENDEZVOUS_SECONDS} seconds",
         )
     )
 
@@ -242,7 +210,4 @@ def _failed(failure: Failure, *, checkpoint_of: Outcome | None = None) -> Outcom
 
 
 if __name__ == "__main__":
-    code = main(sys.argv[1:])
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)  # the agent's thread may still wait for nodes that will never come
+    sys.exit(main(sys.argv[1:]))
