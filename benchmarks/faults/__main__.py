@@ -8,6 +8,7 @@ Rows replace older ones of the same name in results.json, and the table is writt
 """
 
 import argparse
+import signal
 import subprocess
 import sys
 import time
@@ -24,7 +25,7 @@ import interleavings  # noqa: E402
 import report  # noqa: E402
 from case import STORIES, Story, told  # noqa: E402
 from report import Row  # noqa: E402
-from stage import Stage, opened, small_run  # noqa: E402
+from stage import Stage, opened  # noqa: E402
 from stories import cluster, hands, inputs, running, waiting  # noqa: E402
 
 FILES: tuple[ModuleType, ...] = (waiting, inputs, running, hands, cluster)
@@ -46,24 +47,43 @@ def main() -> None:
     if options.list:
         print("\n".join(f"{each.name:20} {each.title}" for each in stories))
         return
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("ended by SIGTERM"))  # with the cluster
+    book = Book(options.results / ("interleavings" if options.random else "results"))
     with opened() as stage:
         try:
             if options.random:
                 numbers = range(options.first, options.first + options.random)
-                rows = interleavings.told(stage, options.seed, numbers, options.at_once)
-                name = "interleavings"
+                tell_all(stage, interleavings.stories(options.seed, numbers), options.at_once, book)
             else:
-                rows, name = tell_all(stage, stories, options.at_once), "results"
+                tell_all(stage, stories, options.at_once, book)
         finally:
             if options.keep is not None:
                 keep(stage, options.keep)
-    commit, now = commit_of_checkout(), datetime.now(UTC).isoformat(timespec="minutes")
-    for row in rows:
-        row.commit, row.date = commit, now
-    table = report.markdown(report.merged(options.results / f"{name}.json", rows))
-    (options.results / f"{name}.md").write_text(table)
-    print(table)
-    sys.exit(0 if all(row.is_right for row in rows) else 1)
+    print(book.table)
+    sys.exit(0 if all(row.is_right for row in book.rows) else 1)
+
+
+class Book:
+    """Where the rows of this call are written down, each as soon as it is there."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._commit = commit_of_checkout()
+        self.rows: list[Row] = []
+        """Of this call."""
+        self.table = ""
+        """Of all calls."""
+
+    def enter(self, row: Row) -> None:
+        """Says it, and writes it into the table of all rows."""
+        columns = (row.is_named, row.is_decision_right, row.is_result_right, row.is_clean)
+        marks = "".join("✓" if each else "✗" for each in columns)
+        print(f"{time.strftime('%H:%M:%S')} {marks} {row.name} ({row.seconds} s) {row.trouble or ''}", flush=True)
+        row.commit, row.date = self._commit, datetime.now(UTC).isoformat(timespec="minutes")
+        self.rows.append(row)
+        order = [each.name for each in chosen(())]
+        self.table = report.markdown(report.merged(self._file.with_suffix(".json"), [row], order))
+        self._file.with_suffix(".md").write_text(self.table)
 
 
 def chosen(names: Sequence[str]) -> list[Story]:
@@ -77,27 +97,19 @@ def chosen(names: Sequence[str]) -> list[Story]:
     return [each for each in ordered if not names or each.name in names or each.tell.__module__ in modules]
 
 
-def tell_all(stage: Stage, stories: Sequence[Story], at_once: int) -> list[Row]:
+def tell_all(stage: Stage, stories: Sequence[Story], at_once: int, book: Book) -> None:
     """Most of them at the same time; one after the other those that change what all share."""
-    for nodes in (1, 2):
-        stage.reference(small_run("any", nodes=nodes))
-    rows: list[Row] = []
-    with ThreadPoolExecutor(max_workers=at_once) as pool:
+    pool = ThreadPoolExecutor(max_workers=at_once)
+    try:
         together = sorted((each for each in stories if not each.is_alone), key=lambda each: not each.is_long)
-        telling = [pool.submit(told, stage, each) for each in together]
-        rows += [announced(done.result(), stage) for done in as_completed(telling)]
-    rows += [announced(told(stage, each), stage) for each in stories if each.is_alone]
-    names = [each.name for each in stories]
-    return sorted(rows, key=lambda row: names.index(row.name))
-
-
-def announced(row: Row, stage: Stage) -> Row:
-    """`row`, printed as soon as it is there; what its run had is free again."""
-    columns = (row.is_named, row.is_decision_right, row.is_result_right, row.is_clean)
-    marks = "".join("✓" if each else "✗" for each in columns)
-    print(f"{time.strftime('%H:%M:%S')} {marks} {row.name} ({row.seconds} s) {row.trouble or ''}", flush=True)
-    stage.recycle_volumes()
-    return row
+        for done in as_completed([pool.submit(told, stage, each) for each in together]):
+            book.enter(done.result())
+        for each in stories:
+            if each.is_alone:
+                book.enter(told(stage, each))
+    finally:
+        stage.watch.stop()
+        pool.shutdown(cancel_futures=True)
 
 
 def keep(stage: Stage, folder: Path) -> None:

@@ -17,9 +17,9 @@ from support.faults import Hook
 from support.kit import Kit, Run
 
 Status = dict[str, Any]
-NAMED_SECONDS = 60
-LOOK_SECONDS = 0.2
-END_SECONDS = 240
+NAMED_SECONDS = 120
+LOOK_SECONDS, LEFT_LOOK_SECONDS = 1.0, 3.0
+END_SECONDS = 420
 GONE_SECONDS = 60
 AWAY_SECONDS = 60
 TOLD_STEP = HOLD_STEP - 2
@@ -74,7 +74,8 @@ class Case:
         self.row = Row(name=told.name, title=told.title)
         self.injected_at = 0.0
         self._run: Run = small_run(self.name)
-        self._undo: list[Callable[[], None]] = []
+        self._undo: list[Callable[[], Any]] = []
+        self._is_held = False
 
     # What the story does
 
@@ -93,6 +94,7 @@ class Case:
             self.run(nodes=nodes)
         self.stage.reference(self._run)
         self.hook(hold_step=HOLD_STEP)
+        self._is_held = True
         self.apply()
         self.until(lambda status: done_steps(status) >= TOLD_STEP, f"step {TOLD_STEP}", END_SECONDS)
 
@@ -243,16 +245,18 @@ class Case:
 
     def clean(self) -> None:
         """The run is deleted, and what is still there of it a minute later is written down."""
-        patiently(self.let_go)
+        if self._is_held:
+            patiently(self.let_go)
         patiently(lambda: self.kubectl("delete", "qwen3finetune", self.name, "--wait=false", "--ignore-not-found"))
         deadline = time.monotonic() + GONE_SECONDS + GRACE_SECONDS
         while left := patiently(self._left):
             if time.monotonic() > deadline:
                 break
-            time.sleep(1)
+            time.sleep(LEFT_LOOK_SECONDS)
         self.row.left, self.row.is_clean = left, not left
         for act in reversed(self._undo):
             patiently(act)
+        patiently(self.stage.recycle_volumes)
 
     def _left(self) -> list[str]:
         kinds = "qwen3finetunes,jobs,pods,services,configmaps,persistentvolumeclaims"

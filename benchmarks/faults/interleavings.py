@@ -9,13 +9,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from case import Case, Story, attempt, patiently, summary
-from case import told as row_of
-from report import Row
-from stage import Stage, has_ended, small_run
+from case import Case, Story, attempt, summary
+from stage import has_ended, small_run
 
 from harness import HarnessError
 from support import faults
@@ -63,19 +60,15 @@ def drawn(seed: int, number: int) -> list[Kill]:
     ]
 
 
-def told(stage: Stage, seed: int, numbers: Sequence[int], at_once: int) -> list[Row]:
-    """A row for each interleaving."""
-    with ThreadPoolExecutor(max_workers=at_once) as pool:
-        return list(pool.map(lambda number: _told(stage, seed, number), numbers))
+def stories(seed: int, numbers: Sequence[int]) -> list[Story]:
+    """A story for each interleaving."""
+    return [_story(seed, number) for number in numbers]
 
 
-def _told(stage: Stage, seed: int, number: int) -> Row:
+def _story(seed: int, number: int) -> Story:
     kills = drawn(seed, number)
-    title = f"{number}: {', then '.join(map(str, kills))}"
-    row = row_of(stage, Story(f"random-{seed}-{number}", title, lambda case: _tell(case, kills)))
-    print(f"{time.strftime('%H:%M:%S')} {'✓' if row.is_right else '✗'} {title} {row.trouble or row.named}", flush=True)
-    patiently(stage.recycle_volumes)
-    return row
+    title = f"{seed}-{number:02}: {', then '.join(map(str, kills))}"
+    return Story(f"random-{seed}-{number:02}", title, lambda case: _tell(case, kills))
 
 
 def _tell(case: Case, kills: Sequence[Kill]) -> None:

@@ -1,6 +1,7 @@
 """Rows of the fault table, as JSON and as Markdown."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,12 +42,12 @@ class Row:
         return self.is_named and self.is_decision_right and self.is_result_right and self.is_clean
 
 
-def merged(file: Path, rows: list[Row]) -> list[Row]:
-    """The rows in `file`, with these in the place of older ones of the same name; written back."""
-    known = {row.name: row for row in read(file)}
-    known |= {row.name: row for row in rows}
-    file.write_text(json.dumps([asdict(row) for row in known.values()], indent=1, ensure_ascii=False) + "\n")
-    return list(known.values())
+def merged(file: Path, rows: list[Row], order: Sequence[str]) -> list[Row]:
+    """The rows in `file`, with these in the place of older ones of the same name; written back, in that order."""
+    known = {row.name: row for row in (*read(file), *rows)}
+    found = sorted(known.values(), key=lambda row: order.index(row.name) if row.name in order else len(order))
+    file.write_text(json.dumps([asdict(row) for row in found], indent=1, ensure_ascii=False) + "\n")
+    return found
 
 
 def read(file: Path) -> list[Row]:

@@ -39,7 +39,7 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Nothing is told any more."""
+        """Nothing is told any more, and nobody waits for it."""
         self._is_over = True
         if self._kubectl is not None:
             self._kubectl.terminate()
@@ -67,7 +67,7 @@ class Watch:
                     if fact(each.status):
                         return each
                 left = deadline - time.monotonic()
-                if left <= 0:
+                if left <= 0 or self._is_over:
                     return None
                 self._news.wait(min(left, 1))
 

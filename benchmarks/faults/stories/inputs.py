@@ -11,6 +11,8 @@ from support.hub_server import Repo, hub_server
 from support.kit import HUB_PORT, INPUTS
 
 PREPARED, PLANNED = condition_words("Prepared"), condition_words("Planned")
+LATER_SECONDS = 300
+"""From the apply to what the trainer itself does in the middle."""
 BAD_ROWS = '[\n {"instruction": "q", "output": "a"},\n {"instruction": "q"}\n]'
 
 
@@ -72,9 +74,11 @@ def stranger_image(case: Case, folder: Path) -> str:
 def nan_once(case: Case) -> None:
     case.hook(nan_step=HOLD_STEP, last_nan_step=HOLD_STEP)
     case.inject(case.apply)
-    case.named(lambda status: f"skipped steps: {status.get('progress', {}).get('skippedSteps', 0)}", "steps: 1$", 120)
+    case.named(
+        lambda status: f"skipped steps: {status.get('progress', {}).get('skippedSteps', 0)}", "steps: 1$", LATER_SECONDS
+    )
     case.row.named_seconds = None  # from the apply on: the moment of the step is the trainer's own
-    status = case.until(lambda status: status.get("phase") == "Succeeded", "Succeeded", 240)
+    status = case.until(lambda status: status.get("phase") == "Succeeded", "Succeeded", 420)
     case.row.decision, case.row.is_decision_right = "step passed over", status["restarts"] == 0
     losses = case.kit.losses(case.name)
     case.row.result = f"Succeeded, {len(losses)} steps"
@@ -86,7 +90,7 @@ def nan_always(case: Case) -> None:
     case.hook(nan_step=HOLD_STEP, last_nan_step=STEPS * 10)
     case.run()["spec"]["stability"] = {"nonFinite": {"skipSteps": 1, "rollbacks": 1}}
     case.inject(case.apply)
-    case.named(attempt_words(), "NotANumber", 120)
+    case.named(attempt_words(), "NotANumber", LATER_SECONDS)
     case.row.named_seconds = None
     case.decided("GiveUp")
     case.failed("learningRate.*warmupRatio")
@@ -98,7 +102,7 @@ def gpu_memory(case: Case) -> None:
     for number in (1, 2):
         case.hook(number, gpu_step=HOLD_STEP, gpu_sequences=4)
     case.inject(case.apply)
-    case.named(attempt_words(), "OutOfMemory.*(76|2.0) GiB", 120)
+    case.named(attempt_words(), "OutOfMemory.*(76|2.0) GiB", LATER_SECONDS)
     case.row.named_seconds = None
     case.decided("Remedy")
     case.succeeded(restarts=1, exactly=False)
@@ -107,9 +111,9 @@ def gpu_memory(case: Case) -> None:
 @story("The pod hits its memory limit (OOMKilled)")
 def host_memory(case: Case) -> None:
     for number in (1, 2):
-        case.hook(number, host_memory_step=HOLD_STEP, host_memory_bytes=5 * 2**29)
+        case.hook(number, host_memory_step=HOLD_STEP, host_memory_bytes=7 * 2**28)
     case.inject(case.apply)
-    case.named(attempt_words(), "HostOutOfMemory.*memory limit", 120)
+    case.named(attempt_words(), "HostOutOfMemory.*memory limit", LATER_SECONDS)
     case.row.named_seconds = None
     case.decided("Remedy")
     case.succeeded(restarts=1)

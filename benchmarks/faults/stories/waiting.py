@@ -17,7 +17,7 @@ PODS = {
     "sharedMemory": "1Gi",
     "graceSeconds": GRACE_SECONDS,
     "prepareCpu": "250m",
-    "prepareMemory": "4Gi",
+    "prepareMemory": "2Gi",
 }
 
 
