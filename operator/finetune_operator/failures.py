@@ -150,6 +150,8 @@ def _classify_single(ended: Preparation | Push, who: str) -> Ending:
     outcome = ended.outcome
     if outcome is not None and outcome.failure is not None:
         return _told(_CAUSE_OF_EXIT[outcome.exit_code], outcome.failure, node=None)
+    if _has_filled_its_own(ended):
+        return _ending(Cause.UNEXPECTED, f"{who} was evicted: {ended.message}")
     if ended.disruption is not None:
         return _ending(Cause.DISRUPTION, _disrupted(who, ended.disruption, ended.message))
     if ended.reason == "OOMKilled":
@@ -193,6 +195,11 @@ def done_outcome(attempt: Attempt) -> Outcome | None:
     return next((outcome for outcome in outcomes if outcome is not None and outcome.result is not None), None)
 
 
+def _has_filled_its_own(ended: Worker | Preparation | Push) -> bool:
+    """Whether a pod was evicted for what it wrote itself; of its node's distress the kubelet speaks in other words."""
+    return ended.reason == "Evicted" and re.search(r"exceed(s the|ed its) ", ended.message or "") is not None
+
+
 def _has_stopped_in_agreement(worker: Worker) -> bool:
     """Whether the worker's ranks agreed with all others to stop: then its leaving is why a connection to it broke.
 
@@ -217,6 +224,9 @@ def _testimonies(worker: Worker) -> Iterator[Ending]:
     told = None if outcome is None else _told_by_trainer(outcome, worker.node)
     if told is not None and told.cause in _CERTAIN:
         yield told
+    if _has_filled_its_own(worker):
+        message = f"{where} was evicted: {worker.message}"
+        yield _ending(Cause.UNEXPECTED, message, exit_code=worker.exit_code, node=worker.node)
     if worker.disruption is not None:
         message = _disrupted(where, worker.disruption, worker.message)
         yield _ending(Cause.DISRUPTION, message, exit_code=worker.exit_code, node=worker.node)

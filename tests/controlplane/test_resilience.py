@@ -123,7 +123,7 @@ def test_a_restart_of_etcd_is_outlived(control: Control, start: Start, team: str
     operator = start(team)
     name = stories.make_run(control, team)
     stories.prepare(control, team, name)
-    with control.plane.without_etcd():
+    with control.plane.crashed("etcd"):
         assert operator.is_alive()
     stories.start_workers(control, team, name, attempt=1)
     stories.end_workers(control, team, name, 1, runs.done_outcome())

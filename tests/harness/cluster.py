@@ -16,8 +16,15 @@ from harness.shell import HarnessError
 class Cluster:
     """Control plane and node of one run; several objects of the same name speak of the same cluster."""
 
-    def __init__(self, name: str = "playground", *, gpus: int = 8, throttled: bool = False) -> None:
-        self.control_plane = ControlPlane(name, throttled=throttled)
+    def __init__(
+        self,
+        name: str = "playground",
+        *,
+        gpus: int = 8,
+        throttled: bool = False,
+        lost_node_seconds: int | None = None,
+    ) -> None:
+        self.control_plane = ControlPlane(name, throttled=throttled, lost_node_seconds=lost_node_seconds)
         self.node = Node(self.control_plane, gpus=gpus)
         self.kubeconfig = self.control_plane.kubeconfig
         self.kubectl = self.control_plane.kubectl

@@ -21,6 +21,7 @@ from harness.run import Run
 from harness.shell import HarnessError
 
 _DAEMONS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler")
+_TOLERATION_SECONDS = 10
 _API_NAMES = ("kubernetes", "kubernetes.default", "kubernetes.default.svc", "kubernetes.default.svc.cluster.local")
 
 
@@ -28,13 +29,17 @@ class ControlPlane:
     """The control plane of one run. `start` first removes what an earlier, killed run of that name left behind.
 
     `throttled` keeps Kubernetes' own rate limits for the controller manager (20 requests/s) and the scheduler (50);
-    they are lifted by default, so that tests wait for nothing but the work.
+    they are lifted by default, so that tests wait for nothing but the work. `lost_node_seconds` is how long a node may
+    be silent until its pods are evicted, of which the last 10 are the pods' toleration; by default Kubernetes' own 350.
     """
 
-    def __init__(self, name: str = "playground", *, throttled: bool = False) -> None:
+    def __init__(
+        self, name: str = "playground", *, throttled: bool = False, lost_node_seconds: int | None = None
+    ) -> None:
         self.name = name
         self.run = Run(name)
         self.throttled = throttled
+        self.lost_node_seconds = lost_node_seconds
         self.kubeconfig = self.run.folder / "admin.kubeconfig"
         self.kubectl = Kubectl(self.kubeconfig)
         self.helm = Helm(self.kubeconfig)
@@ -102,16 +107,17 @@ class ControlPlane:
             self._start_api_server()
 
     @contextmanager
-    def without_etcd(self) -> Iterator[None]:
-        """etcd is down inside the block; after it everything that was written is there again."""
-        self.run.processes.stop(["etcd"])
+    def crashed(self, daemon: str) -> Iterator[None]:
+        """The daemon (`etcd` or `kube-apiserver`) is killed and away inside the block, and serves again after it."""
+        self.run.processes.kill(daemon)
         try:
             yield
         finally:
-            self.run.processes.start("etcd", self._etcd())
-            self.run.processes.wait(
-                "the API server was ready again", lambda: self.kubectl.works("get", "--raw", "/readyz"), ("etcd",)
-            )
+            if daemon == "etcd":
+                self.run.processes.start("etcd", self._etcd())
+                self._wait_ready()
+            else:
+                self._start_api_server()
 
     def collect_logs(self, destination: Path) -> None:
         """Copies every daemon's log, and what kubectl can tell of events and objects, to a folder."""
@@ -146,6 +152,9 @@ class ControlPlane:
 
     def _start_api_server(self) -> None:
         self.run.processes.start("kube-apiserver", self._api_server())
+        self._wait_ready()
+
+    def _wait_ready(self) -> None:
         self.run.processes.wait(
             "the API server was ready",
             lambda: self.kubectl.works("get", "--raw", "/readyz"),
@@ -207,6 +216,7 @@ class ControlPlane:
             *("--allow-privileged", "--audit-policy-file", self.run.folder / "audit-policy.json"),
             # Else the log rotates at 100 MB, and whoever counts writes miscounts.
             *("--audit-log-path", self.audit.file, "--audit-log-maxsize", "4096"),
+            *self._tolerations(),
         ]
 
     def _controller_manager(self) -> list[str | Path]:
@@ -221,6 +231,7 @@ class ControlPlane:
             *("--allocate-node-cidrs", "--cluster-cidr", addresses.PODS),
             *("--service-cluster-ip-range", addresses.SERVICES),
             *self._limits("--concurrent-job-syncs", "20"),
+            *self._node_patience(),
         ]
 
     def _scheduler(self) -> list[str | Path]:
@@ -229,6 +240,17 @@ class ControlPlane:
             *(builds.program(name), "--kubeconfig", self.run.folder / f"{name}.kubeconfig"),
             *("--secure-port", str(self.port(name)), "--leader-elect=false", *self._limits()),
         ]
+
+    def _tolerations(self) -> tuple[str, ...]:
+        if self.lost_node_seconds is None:
+            return ()
+        reasons = ("not-ready", "unreachable")
+        return tuple(f"--default-{reason}-toleration-seconds={_TOLERATION_SECONDS}" for reason in reasons)
+
+    def _node_patience(self) -> tuple[str, ...]:
+        if self.lost_node_seconds is None:
+            return ()
+        return (f"--node-monitor-grace-period={self.lost_node_seconds - _TOLERATION_SECONDS}s",)
 
     def _limits(self, *others: str) -> tuple[str, ...]:
         return () if self.throttled else ("--kube-api-qps", "500", "--kube-api-burst", "500", *others)

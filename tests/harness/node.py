@@ -6,6 +6,9 @@ There is one per machine. It claims GPUs that the machine does not have; the sch
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -67,11 +70,27 @@ class Node:
         """The name under which pods can use this target of the Dockerfile; builds and loads what is not there yet."""
         return images.ensure_image(target, dockerfile, context, self.containerd)
 
-    def set_gpus(self, count: int) -> None:
-        """Changes how many GPUs the node claims."""
-        claim = {"nvidia.com/gpu": str(count)}
+    def set_gpus(self, count: int, resource: str = "nvidia.com/gpu") -> None:
+        """Changes how many GPUs the node claims; of any name that the node shall know them by."""
+        claim = {resource: str(count)}
         patch = json.dumps({"status": {"capacity": claim, "allocatable": claim}})
         self.kubectl("patch", "node", NAME, "--subresource=status", "--type=merge", "-p", patch)
+
+    @contextmanager
+    def crashed(self, daemon: str) -> Iterator[None]:
+        """The daemon (`kubelet` or `coredns`) is killed and away inside the block, and runs again after it.
+
+        A kubelet that starts has forgotten its GPUs until a device plugin tells it of them; here that is `set_gpus`.
+        """
+        self.run.processes.kill(daemon)
+        try:
+            yield
+        finally:
+            start = datetime.now(UTC).replace(microsecond=0)
+            self.run.processes.start(daemon, self._commands()[daemon])
+            if daemon == "kubelet":
+                self.run.processes.wait("the node was Ready", lambda: self._ready(start), ["kubelet"], timeout=90)
+                self.set_gpus(self.gpus)
 
     def recycle_volumes(self) -> int:
         """Offers the volumes of deleted claims anew, empty; each can be claimed only once otherwise."""
@@ -92,25 +111,39 @@ class Node:
                 raise HarnessError(f"{name} ended at its start; {processes.tail(name)}")
         self._started.touch()
 
-    def _ready(self) -> bool:
+    def _ready(self, since: datetime | None = None) -> bool:
+        """Whether the node calls itself ready, and has done so at `since` or later."""
         node = self.kubectl.find("node", NAME) or {"status": {}}
-        conditions = node["status"].get("conditions", [])
-        return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+        ready = [each for each in node["status"].get("conditions", []) if each["type"] == "Ready"]
+        return any(
+            each["status"] == "True" and (not since or datetime.fromisoformat(each["lastHeartbeatTime"]) >= since)
+            for each in ready
+        )
 
     def _start_daemons(self) -> None:
         issue, processes = self.control_plane.authority.issue, self.run.processes
         issue("kubelet-server", f"/CN={NAME}", f"DNS:{NAME},IP:{addresses.NODE}")
-        kubelet = self.control_plane.write_client("kubelet", f"/O=system:nodes/CN=system:node:{NAME}")
+        self.control_plane.write_client("kubelet", f"/O=system:nodes/CN=system:node:{NAME}")
         proxy = self.control_plane.write_client("kube-proxy", "/CN=system:kube-proxy")
         dns = self.control_plane.write_client("coredns", "/O=system:masters/CN=coredns")
         self._write("kubelet.json", json.dumps(self._kubelet()))
         self._write("kube-proxy.json", json.dumps(self._proxy(proxy)))
         self._write("Corefile", self._corefile(dns))
-        files = ("--config", self.state / "kubelet.json", "--kubeconfig", kubelet, "--root-dir", self.state / "kubelet")
-        place = ("--node-ip", addresses.NODE, "--hostname-override", NAME)
-        processes.start("kubelet", [builds.program("kubelet"), *files, *place])
-        processes.start("kube-proxy", [builds.program("kube-proxy"), "--config", self.state / "kube-proxy.json"])
-        processes.start("coredns", [builds.program("coredns"), "-conf", self.state / "Corefile"])
+        for name, words in self._commands().items():
+            processes.start(name, words)
+
+    def _commands(self) -> dict[str, list[str | Path]]:
+        """What starts each daemon once its files are written, and again after a crash."""
+        words: dict[str, list[str | Path]] = {
+            "kubelet": [
+                *("--config", self.state / "kubelet.json", "--root-dir", self.state / "kubelet"),
+                *("--kubeconfig", self.run.folder / "kubelet.kubeconfig"),
+                *("--node-ip", addresses.NODE, "--hostname-override", NAME),
+            ],
+            "kube-proxy": ["--config", self.state / "kube-proxy.json"],
+            "coredns": ["-conf", self.state / "Corefile"],
+        }
+        return {name: [builds.program(name), *each] for name, each in words.items()}
 
     def _write(self, name: str, text: str) -> None:
         (self.state / name).write_text(text)

@@ -95,6 +95,15 @@ class Processes:
         for name in names:
             self._record(name).unlink(missing_ok=True)
 
+    def kill(self, name: str) -> None:
+        """Ends this daemon by force, as a crash would; it can be started again under its name."""
+        identity = self.identity(name)
+        if identity is None or not identity.alive():
+            raise HarnessError(f"{name} does not run, so it cannot be killed; {self.tail(name)}")
+        identity.kill()
+        if not self._gone([identity], 10):
+            raise HarnessError(f"cannot kill {name}: see `ps` for process {identity.pid}")
+
     def log(self, name: str) -> Path:
         """Where the daemon's output goes."""
         return self.logs / f"{name}.log"

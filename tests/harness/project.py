@@ -12,8 +12,9 @@ ROOT = Path(__file__).parents[2]
 RELEASE = "kit"
 NAMESPACE = "finetune-system"
 INPUTS = "inputs"
+_ENVIRONMENT = "trainer.environment."  # strings, however much they look like numbers
 SMALL_NODE = {  # a node of two cores holds the control plane, too
-    "trainer.environment.OMP_NUM_THREADS": '"1"',
+    "trainer.environment.OMP_NUM_THREADS": "1",
     "trainer.prepareCpu": "250m",
     "trainer.prepareMemory": "4Gi",
     "trainer.sharedMemory": "1Gi",
@@ -28,7 +29,8 @@ def install(cluster: Cluster, extra: Mapping[str, str] | None = None, *, root: P
     images = {target: cluster.ensure_image(target, root / "Dockerfile", root) for target in ("operator", "trainer")}
     values = {**_image("image", images["operator"]), **_image("trainer.image", images["trainer"])}
     settings = [word for key, value in values.items() for word in ("--set-string", f"{key}={value}")]
-    settings += [word for key, value in {**SMALL_NODE, **(extra or {})}.items() for word in ("--set", f"{key}={value}")]
+    for key, value in {**SMALL_NODE, **(extra or {})}.items():
+        settings += ["--set-string" if key.startswith(_ENVIRONMENT) else "--set", f"{key}={value}"]
     place = ("--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", "180s")
     cluster.helm("upgrade", "--install", RELEASE, root / "charts" / "qwen3-finetune", *place, *settings)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from harness import Cluster
+from support import faults
 from support.kit import ROOT, Kit
 
 SEEN = pytest.StashKey[dict[str, list[str]]]()
@@ -35,7 +36,8 @@ def kit(inputs: Path, tmp_path_factory: pytest.TempPathFactory, pytestconfig: py
     """The kit, installed; the log of what the API server was asked is in `kit.cluster.audit`."""
     with Cluster("node-tests", gpus=8) as cluster:
         kit = Kit(cluster)
-        kit.install()
+        kit.install(faults.HOOKED)
         kit.put_inputs(inputs)
+        faults.put_hooks(kit)
         pytestconfig.stash[SEEN] = kit.seen
         yield kit

@@ -1,15 +1,15 @@
 """What goes wrong on a real cluster, and that nothing is lost: kills, suspension, deletion."""
 
-import os
 import signal
 import time
-from contextlib import suppress
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness import project
+from support import faults, volumes
+from support.faults import Hook
 from support.kit import INPUTS, SYSTEM, TEAM, Kit, finetune
 
 STEPS = 40
@@ -26,18 +26,6 @@ def long_run(name: str, **spec: Any) -> dict[str, Any]:
 def at_step(step: int) -> Any:
     """Whether a status tells of a run that trains and has done so many steps."""
     return lambda status: status.get("phase") == "Running" and status.get("progress", {}).get("step", 0) >= step
-
-
-def kill_ranks(host: str) -> None:
-    """SIGKILL the training processes of the pod with this host name: containers share this machine's kernel."""
-    killed = 0
-    for process in Path("/proc").iterdir():
-        with suppress(OSError):
-            command, environment = ((process / what).read_bytes() for what in ("cmdline", "environ"))
-            if b"finetune_trainer\0" in command and f"HOSTNAME={host}\0".encode() in environment:
-                os.kill(int(process.name), signal.SIGKILL)
-                killed += 1
-    assert killed, f"no rank runs on {host}"
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +54,7 @@ def test_a_killed_operator_disturbs_nothing_and_makes_nothing_twice(kit: Kit, un
 def test_a_killed_rank_leads_to_attempt_two_and_the_same_losses(kit: Kit, unbroken: dict[int, float]) -> None:
     kit.apply(long_run("killed"))
     kit.wait("killed", at_step(10), "step 10")
-    kill_ranks(host="killed-r1-1")
+    faults.send("killed-r1-1", signal.SIGKILL)
     kit.wait("killed", lambda status: status.get("restarts", 0) == 1, "a second attempt")
     status = kit.wait_phase("killed", "Succeeded")["status"]
     first, second = status["attempts"]
@@ -75,6 +63,36 @@ def test_a_killed_rank_leads_to_attempt_two_and_the_same_losses(kit: Kit, unbrok
     assert second["resumedFromStep"] % 4 == 0
     assert second["resumedFromStep"] + first["stepsLost"] == first["lastStep"]
     assert kit.losses("killed") == unbroken
+
+
+def test_a_run_ends_well_while_the_api_server_is_dead(kit: Kit, unbroken: dict[int, float]) -> None:
+    kit.apply(long_run("unattended"))
+    kit.wait("unattended", at_step(10), "step 10")
+    with kit.cluster.control_plane.crashed("kube-apiserver"):
+        deadline = time.monotonic() + 120
+        while faults.ranks("unattended-r1-0"):
+            assert time.monotonic() < deadline, "the ranks do not come to their end"
+            time.sleep(0.5)
+    status = kit.wait_phase("unattended", "Succeeded")["status"]
+    assert status["restarts"] == 0
+    assert kit.losses("unattended") == unbroken
+
+
+def test_a_volume_that_fills_up_in_the_middle_ends_the_run_with_the_remedy(kit: Kit) -> None:
+    claim, host = "small-output", "filled-r1-0"
+    kit.cluster.kubectl.apply(project.claim(claim, TEAM, f"volume-{kit.cluster.node.volume_count - 1}"))
+    run = finetune("filled", parallelism={"nodes": 1, "gpusPerNode": 1, "strategy": "DDP"})
+    run["spec"]["storage"]["output"] = {"claimName": claim}
+    faults.hook(kit, host, Hook(hold_step=6))
+    with volumes.tmpfs(kit.volume(claim), 64 * 2**20) as folder:
+        kit.apply(run)
+        kit.wait("filled", at_step(4), "step 4")  # of step 5 it tells when step 6 is on its way
+        volumes.fill(folder)
+        faults.let_go(kit, host)
+        status = kit.wait_phase("filled", "Failed")["status"]
+    (attempt,) = status["attempts"]
+    assert (attempt["cause"], attempt["reason"], attempt["decision"]) == ("UserError", "DiskFull", "GiveUp")
+    assert "storage.output" in status["failure"]["message"]
 
 
 def test_suspend_gives_the_gpus_back_and_resume_goes_on_exactly(kit: Kit, unbroken: dict[int, float]) -> None:

@@ -46,11 +46,11 @@ class HubServer:
 
 
 @contextmanager
-def hub_server(**repos: Repo) -> Iterator[HubServer]:
-    """Serve `repos` under the ids `acme/<name>` until the block ends."""
+def hub_server(address: tuple[str, int] = ("127.0.0.1", 0), **repos: Repo) -> Iterator[HubServer]:
+    """Serve `repos` under the ids `acme/<name>` until the block ends; port 0 is any that is free."""
     hub = HubServer({f"acme/{name.replace('_', '-')}": repo for name, repo in repos.items()})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
-    hub.url = f"http://127.0.0.1:{server.server_port}"
+    server = ThreadingHTTPServer(address, _handler(hub))
+    hub.url = f"http://{address[0]}:{server.server_port}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:

@@ -29,15 +29,21 @@ class Kit:
     """One cluster with the operator installed by helm, and one team's namespace on it."""
 
     cluster: Cluster
+    team: str = TEAM
+    """The namespace of its runs."""
     seen: dict[str, list[str]] = field(default_factory=dict)
     """For each run the lines of `kubectl get` that were new, in order: the closing note's transcript."""
 
-    def install(self) -> None:
-        """Images from the Dockerfile, the chart by helm, and the team's namespace with its volumes."""
-        project.install(self.cluster, VALUES)
-        self.cluster.kubectl("create", "namespace", TEAM)
-        self.cluster.kubectl("label", "namespace", TEAM, "pod-security.kubernetes.io/enforce=restricted")
-        self.cluster.kubectl.apply([project.claim(INPUTS, TEAM, "volume-0"), project.claim(CACHE, TEAM, "volume-1")])
+    def install(self, values: dict[str, str] | None = None) -> None:
+        """The team's namespace with its volumes, images from the Dockerfile, and the chart by helm."""
+        self.make_team("volume-0", "volume-1")  # first: an operator for chosen namespaces gets its roles there
+        project.install(self.cluster, VALUES | (values or {}))
+
+    def make_team(self, inputs: str, cache: str) -> None:
+        """The team's restricted namespace, with claims on these two volumes."""
+        self.cluster.kubectl("create", "namespace", self.team)
+        self.cluster.kubectl("label", "namespace", self.team, "pod-security.kubernetes.io/enforce=restricted")
+        self.cluster.kubectl.apply([project.claim(INPUTS, self.team, inputs), project.claim(CACHE, self.team, cache)])
 
     def put_inputs(self, folder: Path) -> None:
         """Copy a folder's content onto the inputs volume."""
@@ -48,24 +54,24 @@ class Kit:
 
     def volume(self, claim: str) -> Path:
         """Where a bound claim's files lie on this machine."""
-        return project.volume(self.cluster, claim, TEAM)
+        return project.volume(self.cluster, claim, self.team)
 
     def apply(self, run: Run) -> None:
         """`kubectl apply` of a run in the team's namespace."""
-        self.cluster.kubectl("-n", TEAM, "apply", "-f", "-", stdin=json.dumps(run))
+        self.cluster.kubectl("-n", self.team, "apply", "-f", "-", stdin=json.dumps(run))
 
     def patch(self, name: str, spec: dict[str, Any]) -> None:
         """Merge `spec` into a run's spec."""
         patch = json.dumps({"spec": spec})
-        self.cluster.kubectl("-n", TEAM, "patch", "qwen3finetune", name, "--type=merge", "-p", patch)
+        self.cluster.kubectl("-n", self.team, "patch", "qwen3finetune", name, "--type=merge", "-p", patch)
 
     def get(self, name: str) -> Run:
         """The run as the API server has it; its table line is remembered if it is new."""
-        head, line = self.cluster.kubectl("-n", TEAM, "get", "qwen3finetunes", name).strip().splitlines()
+        head, line = self.cluster.kubectl("-n", self.team, "get", "qwen3finetunes", name).strip().splitlines()
         lines = self.seen.setdefault(name, [head])
         if lines[-1].rsplit(maxsplit=1)[0] != line.rsplit(maxsplit=1)[0]:  # the age alone is no news
             lines.append(line)
-        found: Run = self.cluster.kubectl.json("-n", TEAM, "get", "qwen3finetune", name)
+        found: Run = self.cluster.kubectl.json("-n", self.team, "get", "qwen3finetune", name)
         return found
 
     def wait(self, name: str, fact: Callable[[Run], bool], what: str, timeout: float = 300) -> Run:
@@ -87,7 +93,7 @@ class Kit:
     def describe(self, name: str) -> str:
         """Everything that helps to understand a run that went wrong."""
         kubectl = self.cluster.kubectl
-        words = ("-n", TEAM)
+        words = ("-n", self.team)
         parts = [
             kubectl(*words, "get", "qwen3finetune", name, "-o", "yaml"),
             kubectl(*words, "get", "pods,jobs,pvc,events"),
@@ -102,7 +108,7 @@ class Kit:
         """The pods of a run that are there, narrowed by labels of our own group."""
         wanted = {"run": name, **labels}
         selector = ",".join(f"finetune.qwen3.io/{key}={value}" for key, value in wanted.items())
-        pods: list[Any] = self.cluster.kubectl.json("-n", TEAM, "get", "pods", "-l", selector)["items"]
+        pods: list[Any] = self.cluster.kubectl.json("-n", self.team, "get", "pods", "-l", selector)["items"]
         return pods
 
     def losses(self, name: str, claim: str | None = None) -> dict[int, float]:

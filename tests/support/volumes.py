@@ -29,6 +29,11 @@ def resize(folder: Path, size_bytes: int) -> None:
     subprocess.run(["mount", "-o", f"remount,size={size_bytes}", str(folder)], check=True)
 
 
+def make_read_only(folder: Path) -> None:
+    """Nobody may write to a mounted volume any more, whoever mounts it elsewhere included."""
+    subprocess.run(["mount", "-o", "remount,ro", str(folder)], check=True)
+
+
 @contextmanager
 def read_only(folder: Path) -> Iterator[Path]:
     """`folder` itself, mounted read-only."""

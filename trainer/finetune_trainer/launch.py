@@ -23,6 +23,8 @@ from finetune_trainer.hang import ended_for_hang
 from finetune_trainer.ranks import RENDEZVOUS_SECONDS, Ranks
 from finetune_trainer.watch import Watch
 
+OWN_NAME_SECONDS = 45
+"""How long the first pod waits for its own name: DNS knows it once the pod has an address, or does not work at all."""
 POLL_SECONDS = 0.1
 LAST_SECONDS = 1.5
 """So long before the end of the grace the launcher waits no longer; the ranks leave earlier (stopping.exit_seconds)."""
@@ -50,6 +52,11 @@ class Place:
             master_address=environment.get("PET_MASTER_ADDR", "127.0.0.1"),
             master_port=int(environment.get("PET_MASTER_PORT") or _free_port()),
         )
+
+    @property
+    def name_seconds(self) -> int:
+        """How long to wait until the first node's name resolves."""
+        return OWN_NAME_SECONDS if self.node_rank == 0 else RENDEZVOUS_SECONDS
 
 
 def _free_port() -> int:
@@ -87,13 +94,13 @@ def _outcome(config_file: str, folder: Path, stop: StopFlag) -> Outcome:
     if not _master_resolves(place, stop):
         if stop.requested:
             return Outcome(exit_code=ExitCode.PREEMPTED)
-        return _unresolved(place)
+        return unresolved(place)
     return _ranks_outcome(config, config_file, place, folder, stop)
 
 
 def _master_resolves(place: Place, stop: StopFlag) -> bool:
     """Wait for the first node's name: asking torch too early would leave a negative answer in the resolver's cache."""
-    deadline = time.monotonic() + RENDEZVOUS_SECONDS
+    deadline = time.monotonic() + place.name_seconds
     while time.monotonic() < deadline and not stop.requested:
         try:
             socket.getaddrinfo(place.master_address, place.master_port)
@@ -195,15 +202,17 @@ def _rank_killed(rank: int, number: int, failed: list[Outcome]) -> Outcome:
     return _failed(failure, checkpoint_of=known)
 
 
-def _unresolved(place: Place) -> Outcome:
-    return _failed(
-        Failure(
-            exit_code=ExitCode.INFRASTRUCTURE,
-            reason="RendezvousFailed",
-            message=f"the nodes of this attempt did not find one another: the name {place.master_address} did not "
-            f"resolve in {RENDEZVOUS_SECONDS} seconds",
+def unresolved(place: Place) -> Outcome:
+    """The end of a node that did not get to know where the first one is."""
+    what = f"the name {place.master_address} did not resolve in {place.name_seconds} seconds"
+    if place.node_rank == 0:
+        reason = "DnsFailed"
+        message = (
+            f"{what}, though it is this pod's own: see whether the cluster's DNS (CoreDNS) runs and can be reached"
         )
-    )
+    else:
+        reason, message = "RendezvousFailed", f"the nodes of this attempt did not find one another: {what}"
+    return _failed(Failure(exit_code=ExitCode.INFRASTRUCTURE, reason=reason, message=message))
 
 
 def _failed(failure: Failure, *, checkpoint_of: Outcome | None = None) -> Outcome:

@@ -127,7 +127,7 @@ def _claim_field(run: Qwen3FineTune, name: str) -> str:
 
 
 def _explained(reason: str | None, message: str | None, run: Qwen3FineTune, secrets: Secrets) -> Waiting | None:
-    if reason is None or reason in ("ContainerCreating", "PodInitializing"):
+    if reason is None or (reason in ("ContainerCreating", "PodInitializing") and not message):
         return None
     said = message or reason
     if (found := _SECRET_MISSING.search(said)) is not None:

@@ -43,6 +43,15 @@ def test_a_job_without_pods_says_what_was_complained_of() -> None:
     assert attempt.job_message == "exceeded quota: gpus"
 
 
+def test_a_pod_that_is_being_set_up_says_what_was_complained_of() -> None:
+    pod, ended = objects.pod(container={"waiting": {"reason": "ContainerCreating"}}), objects.pod("b", phase="Failed")
+    complaint = "FailedMount: MountVolume.SetUp failed: read-only file system"
+    complaints = {each["metadata"]["uid"]: complaint for each in (pod, ended)}
+    [attempt] = observe.attempts([objects.job()], [pod], complaints, {})
+    assert (attempt.workers[0].waiting_reason, attempt.workers[0].waiting_message) == ("ContainerCreating", complaint)
+    assert (observe.is_set_up(pod), observe.is_set_up(ended)) == (True, False)
+
+
 def test_only_a_job_that_ought_to_have_more_pods_needs_an_explanation() -> None:
     complete = {"conditions": [{"type": "Complete", "status": "True"}]}
     assert observe.lacks_pods(objects.job(), [])

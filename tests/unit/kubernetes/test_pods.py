@@ -17,10 +17,18 @@ def test_a_trainers_last_words_are_its_outcome() -> None:
     assert worker.message is None
 
 
-@pytest.mark.parametrize("garbage", ["Killed", '{"exit_code": 0', '{"version": 1, "exit_code": 3}', "[]", "null"])
+@pytest.mark.parametrize("garbage", ["Killed", '{"exit_code": 0', '{"version": 1, "odd": 0}', "[]", "null"])
 def test_last_words_that_are_no_outcome_stay_as_text(garbage: str) -> None:
     worker = pods.worker(objects.pod(phase="Failed", container=objects.terminated(137, garbage)))
     assert (worker.outcome, worker.message) == (None, garbage)
+
+
+def test_last_words_of_another_contract_version_name_both_and_what_to_do() -> None:
+    worker = pods.worker(objects.pod(phase="Failed", container=objects.terminated(64, '{"version": 2, "news": []}')))
+    assert worker.outcome is None
+    assert "speaks version 2 of the contract, and this operator version 1; install both images of one release" in str(
+        worker.message
+    )
 
 
 def test_the_end_of_the_container_counts_before_the_phase_follows() -> None:

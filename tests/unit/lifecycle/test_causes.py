@@ -21,6 +21,10 @@ FAILED, RUNNING, SUCCEEDED = WorkerState.FAILED, WorkerState.RUNNING, WorkerStat
 PEER = failed_outcome(ExitCode.INFRASTRUCTURE, PEER_LOST)
 """What the survivors of any death say."""
 
+FILLED = 'Usage of EmptyDir volume "temporary" exceeds the limit "20Gi". '
+LOW = "The node was low on resource: memory. "
+"""In the kubelet's words."""
+
 CAUSES = {
     "one outcome": (attempt(worker(0, FAILED, outcome=failed_outcome(ExitCode.OUT_OF_MEMORY))), Cause.OUT_OF_MEMORY),
     "finished": (attempt(worker(0, SUCCEEDED, outcome=done_outcome())), Cause.DONE),
@@ -63,6 +67,14 @@ CAUSES = {
             worker(0, FAILED, outcome=failed_outcome(ExitCode.HANG)),
             worker(1, FAILED, disruption="DeletionByTaintManager", exit_code=137),
         ),
+        Cause.DISRUPTION,
+    ),
+    "evicted for what it filled itself": (
+        attempt(worker(0, FAILED, reason="Evicted", message=FILLED, disruption="TerminationByKubelet", exit_code=137)),
+        Cause.UNEXPECTED,
+    ),
+    "evicted for its node's distress": (
+        attempt(worker(0, FAILED, reason="Evicted", message=LOW, disruption="TerminationByKubelet", exit_code=137)),
         Cause.DISRUPTION,
     ),
     "host memory": (attempt(worker(0, FAILED, reason="OOMKilled", exit_code=137)), Cause.HOST_OUT_OF_MEMORY),
@@ -147,6 +159,10 @@ def test_a_reason_that_no_condition_may_carry_becomes_the_cause() -> None:
         (preparation(FAILED, outcome=None, exit_code=64), Cause.USER_ERROR),
         (preparation(FAILED, exit_code=137, reason="OOMKilled"), Cause.HOST_OUT_OF_MEMORY),
         (preparation(FAILED, exit_code=143, disruption="EvictionByEvictionAPI"), Cause.DISRUPTION),
+        (
+            preparation(FAILED, reason="Evicted", message=FILLED, disruption="TerminationByKubelet"),
+            Cause.UNEXPECTED,
+        ),
         (preparation(FAILED, reason="UnexpectedAdmissionError"), Cause.INFRASTRUCTURE),
         (preparation(FAILED, exit_code=1), Cause.UNEXPECTED),
         (preparation(SUCCEEDED, outcome=None), Cause.UNEXPECTED),
@@ -154,6 +170,11 @@ def test_a_reason_that_no_condition_may_carry_becomes_the_cause() -> None:
 )
 def test_a_preparation_is_classified_alike(ended: Preparation, cause: Cause) -> None:
     assert classify_preparation(ended).cause is cause
+
+
+def test_a_preparation_without_a_report_is_told_with_its_last_words() -> None:
+    told = classify_preparation(preparation(FAILED, exit_code=64, message="the image speaks version 2"))
+    assert told.message == "the preparation ended with exit code 64 and left no report: the image speaks version 2"
 
 
 def verdict(cause: Cause, failures: int = 0, max_restarts: int = 3, *, has_remedy: bool = False) -> Verdict:

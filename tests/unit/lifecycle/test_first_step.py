@@ -119,6 +119,12 @@ def test_exporting_has_a_phase_of_its_own() -> None:
             "worker 1: back-off pulling image",
         ),
         ({"waiting_reason": "ContainerCreating"}, Phase.STARTING, "Starting", "waits for its workers"),
+        (
+            {"waiting_reason": "ContainerCreating", "waiting_message": "FailedMount: read-only file system"},
+            Phase.STARTING,
+            "ContainerCreating",
+            "worker 1: FailedMount: read-only file system",
+        ),
     ],
 )
 def test_what_workers_wait_for_is_told(waiting: dict[str, str], phase: Phase, reason: str, words: str) -> None:
@@ -168,6 +174,18 @@ def test_what_the_preparation_waits_for_is_told() -> None:
     story.see(preparation=preparation(WAITING, waiting_message="admission webhook denied the request"))
     assert story.reason(ConditionType.PREPARED) == "PodNotCreated"
     assert story.phase() is Phase.PREPARING
+
+
+def test_a_name_that_is_taken_is_told_until_it_is_free() -> None:
+    story = Story()
+    story.see(prepared=False)
+    story.see(prepared=False, taken_name="there is a Job huanhuan-prepare that belongs to no run")
+    assert (story.phase(), story.reason(ConditionType.PREPARED)) == (Phase.PREPARING, "NameTaken")
+    story.see(taken_name="there is a Job huanhuan-r1 that belongs to no run")
+    assert (story.phase(), story.reason(ConditionType.RUNNING)) == (Phase.STARTING, "NameTaken")
+    assert "attempt 1 cannot be started: there is a Job huanhuan-r1" in story.condition(ConditionType.RUNNING).message
+    story.see()
+    assert story.reason(ConditionType.RUNNING) == "Starting"
 
 
 def test_the_deadline_ends_the_wait() -> None:

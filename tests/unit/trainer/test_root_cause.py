@@ -7,7 +7,8 @@ import torch
 
 from finetune_contract import ExitCode, Failure, Outcome
 from finetune_trainer.failures import NotANumberError, UserError, failure_of
-from finetune_trainer.launch import root_cause
+from finetune_trainer.launch import Place, root_cause, unresolved
+from support.runs import there
 
 
 def failed(code: ExitCode, reason: str, rank: int) -> Outcome:
@@ -81,3 +82,14 @@ def test_an_out_of_memory_error_tells_what_was_asked_for() -> None:
     failure = failure_of(error, rank=0, step=1)
     assert failure.exit_code is ExitCode.OUT_OF_MEMORY
     assert failure.requested_bytes == int(2.5 * 2**30)
+
+
+def test_a_first_pod_that_does_not_find_itself_tells_of_the_dns_soon() -> None:
+    first, other = (
+        Place(num_nodes=2, ranks_per_node=1, node_rank=rank, master_address="run-r1-0.run", master_port=29500)
+        for rank in (0, 1)
+    )
+    assert first.name_seconds < other.name_seconds, "the others may wait for its image to be pulled"
+    own, others = (there(unresolved(place).failure) for place in (first, other))
+    assert (own.reason, others.reason) == ("DnsFailed", "RendezvousFailed")
+    assert "run-r1-0.run did not resolve in 45 seconds, though it is this pod's own" in own.message

@@ -189,6 +189,9 @@ class KubernetesBackend:
         for job in jobs:
             if observe.lacks_pods(job, live) and (message := await self._complaints.about(JOBS, job)):
                 found[job["metadata"]["uid"]] = message
+        for pod in live:
+            if observe.is_set_up(pod) and (message := await self._complaints.about(PODS, pod)):
+                found[pod["metadata"]["uid"]] = message
         return found
 
     async def _places(self, jobs: tuple[Object, ...]) -> dict[str, QueuePlace]:

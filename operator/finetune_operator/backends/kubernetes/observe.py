@@ -1,7 +1,7 @@
 """Pure: Jobs and pods of a run -> preparation, attempts and push."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
 from finetune_contract import PrepareOutcome, Progress, PushOutcome
@@ -15,7 +15,7 @@ from finetune_operator.names import (
     PUSH_TARGET_ANNOTATION,
     ROLE_LABEL,
 )
-from finetune_operator.observation import Attempt, CpuWork, Preparation, Push, QueuePlace, WorkerState
+from finetune_operator.observation import Attempt, CpuWork, Preparation, Push, QueuePlace, Worker, WorkerState
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +32,12 @@ def is_owned_by(item: Object, uid: str) -> bool:
 
 
 def preparation(jobs: Iterable[Object], of_pods: Iterable[Object], complaints: Mapping[str, str]) -> Preparation | None:
-    """The preparation, if anything is left of it. `complaints` are the last warnings about Jobs, by uid."""
+    """The preparation, if anything is left of it. `complaints` are the last warnings about Jobs and pods, by uid."""
     job = next((job for job in jobs if _is_preparation(job)), None)
     newest = max((pod for pod in of_pods if _is_preparation(pod)), key=pods.created_at, default=None)
     if newest is not None:
         outcome = pods.parsed_outcome(PrepareOutcome, pods.termination_text(newest))
-        work = _work_of_pod(newest, job, has_told=outcome is not None)
+        work = _work_of_pod(newest, job, complaints, has_told=outcome is not None)
         return Preparation(**asdict(work), outcome=outcome)
     return None if job is None else Preparation(**asdict(_work_of_job(job, complaints)))
 
@@ -50,7 +50,8 @@ def push(jobs: Iterable[Object], of_pods: Iterable[Object], complaints: Mapping[
     number, job = max(numbered.items())
     pod = max((pod for pod in of_pods if _push_number(pod) == number), key=pods.created_at, default=None)
     outcome = None if pod is None else pods.parsed_outcome(PushOutcome, pods.termination_text(pod))
-    work = _work_of_job(job, complaints) if pod is None else _work_of_pod(pod, job, has_told=outcome is not None)
+    has_told = outcome is not None
+    work = _work_of_job(job, complaints) if pod is None else _work_of_pod(pod, job, complaints, has_told=has_told)
     told = job["metadata"].get("annotations", {})  # without them, it was told something else
     return Push(
         **asdict(work),
@@ -98,6 +99,11 @@ def lacks_pods(job: Object, of_pods: Iterable[Object]) -> bool:
     return sum(is_owned_by(pod, job["metadata"]["uid"]) for pod in of_pods) < _num_nodes(job)
 
 
+def is_set_up(pod: Object) -> bool:
+    """Whether a pod that is bound waits without a word of its own, so that its events are worth a look."""
+    return not pods.is_terminating(pod) and pods.waiting(pod) == (pods.BEING_SET_UP, None)
+
+
 def is_finished(job: Object) -> bool:
     """The Job controller has finished with it, well or badly."""
     return job_failure(job) is not None or _has_condition(job, ("Complete", "SuccessCriteriaMet"))
@@ -119,7 +125,9 @@ def _attempt(
     seen: SeenProgress | None,
     places: Mapping[str, QueuePlace],
 ) -> Attempt:
-    workers = tuple(sorted((pods.worker(pod) for pod in of_pods), key=lambda worker: (worker.index, worker.name)))
+    workers = tuple(
+        sorted((_worker(pod, complaints) for pod in of_pods), key=lambda worker: (worker.index, worker.name))
+    )
     failure = job_failure(job) if job else None
     return Attempt(
         number=number,
@@ -137,7 +145,12 @@ def _attempt(
     )
 
 
-def _work_of_pod(pod: Object, job: Object | None, *, has_told: bool) -> CpuWork:
+def _worker(pod: Object, complaints: Mapping[str, str]) -> Worker:
+    worker = pods.worker(pod)
+    return replace(worker, waiting_message=worker.waiting_message or complaints.get(pod["metadata"]["uid"]))
+
+
+def _work_of_pod(pod: Object, job: Object | None, complaints: Mapping[str, str], *, has_told: bool) -> CpuWork:
     """`has_told`: whether its own outcome says how it ended."""
     waiting_reason, waiting_message = pods.waiting(pod)
     return CpuWork(
@@ -145,7 +158,7 @@ def _work_of_pod(pod: Object, job: Object | None, *, has_told: bool) -> CpuWork:
         created_at=pods.created_at(job or pod),
         is_being_deleted=pods.is_terminating(pod) or job is None or pods.is_terminating(job),
         waiting_reason=waiting_reason,
-        waiting_message=waiting_message,
+        waiting_message=waiting_message or complaints.get(pod["metadata"]["uid"]),
         exit_code=pods.exit_code(pod),
         reason=pods.end_reason(pod),
         message=None if has_told else pods.end_message(pod),

@@ -10,6 +10,8 @@ from finetune_operator.backends.kubernetes.client import Object
 from finetune_operator.names import ATTEMPT_LABEL, RUN_UID_ANNOTATION
 from finetune_operator.observation import Worker, WorkerState
 
+BEING_SET_UP = "ContainerCreating"
+"""The kubelet's word for a container whose pod gets its volumes and network, or its image, all the while."""
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 
