@@ -7,6 +7,7 @@ UNIT = "tests/unit"
 FENCED = "attempt k+1 starts when no worker of attempt k is left"
 CRASH = "an operator killed after any write converges to the same objects"
 RESTRICTED = "pods meet Pod Security restricted, and hold no token"
+QUEUED = "a run that its queue takes back saves, queues anew and resumes"
 BATCH = "the global batch is kept, whatever the number of GPUs"
 REMEDY = "a run that ran out of GPU memory goes on with less, and what decides the losses stays"
 
@@ -130,5 +131,32 @@ MUTATIONS = [
         new="            made = plan(None)\n",
         tests=(f"{UNIT}/reconcile/test_recovery.py",),
         shows="assert",
+    ),
+    Mutation(
+        guards=QUEUED,
+        name="a Job for Kueue is not made suspended",
+        file=f"{OPERATOR}/manifests/attempt_job.py",
+        old='**({"suspend": True} if queueing.is_queued_by_kueue(run) else {}),',
+        new="",
+        tests=(f"{UNIT}/manifests/test_queueing.py",),
+        shows="suspend",
+    ),
+    Mutation(
+        guards=QUEUED,
+        name="a Job that its queue took back is left to the queue",
+        file=f"{OPERATOR}/lifecycle/attempts.py",
+        old="(record.cause in (Cause.SUSPENDED, Cause.DISRUPTION) or has_something_to_save)",
+        new="(record.cause == Cause.SUSPENDED or has_something_to_save)",
+        tests=(f"{UNIT}/lifecycle/test_queues.py",),
+        shows="StopAttempt",
+    ),
+    Mutation(
+        guards=QUEUED,
+        name="old news of a Job is an eviction",
+        file=f"{OPERATOR}/lifecycle/attempts.py",
+        old=" and not attempt.is_suspended_by_queue:\n",
+        new=":\n",
+        tests=(f"{UNIT}/lifecycle/test_queues.py",),
+        shows="StopAttempt",
     ),
 ]
