@@ -23,9 +23,10 @@ def silent_since(record: AttemptStatus, attempt: Attempt, view: View) -> str | N
     if record.running_since is None:
         return None
     heard_at = _heard_at(attempt, view)
-    if heard_at is not None and view.now - heard_at <= view.settings.stale_after_seconds:
+    since = view.now if heard_at is None else max(heard_at, text.seconds_of(record.running_since))
+    if heard_at is not None and view.now - since <= view.settings.stale_after_seconds:
         return None
-    return record.silent_since or text.timestamp(view.now if heard_at is None else heard_at)
+    return record.silent_since or text.timestamp(since)
 
 
 def stall_message(record: AttemptStatus, attempt: Attempt, status: Status, view: View) -> str | None:

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from finetune_operator.lifecycle.stalls import LATER_SECONDS
 from finetune_operator.observation import Attempt
 from finetune_operator.status import Phase
 from support.runs import START, there
@@ -13,9 +14,10 @@ HANG_SECONDS = 600
 HOURS_2 = 7200.0
 
 
-def told(story: Story, step: int, trainers_clock: float) -> Attempt:
+def told(story: Story, step: int, trainers_clock: float, still_seconds: float = 0.0) -> Attempt:
     """What rank 0 has just said, by a clock of its own."""
-    return dataclasses.replace(trained(step=step, at=trainers_clock), progress_seen_at=story.now + 60)
+    said = trained(step=step, at=trainers_clock, still_seconds=still_seconds)
+    return dataclasses.replace(said, progress_seen_at=story.now + 60)
 
 
 @pytest.mark.parametrize("wrong_by", [-HOURS_2, 0.0, HOURS_2])
@@ -32,10 +34,10 @@ def test_a_trainer_that_steps_is_not_hung_whatever_its_clock_says(wrong_by: floa
 def test_a_trainer_that_steps_no_more_is_hung_whatever_its_clock_says(wrong_by: float) -> None:
     story = Story(recovery={"hangTimeoutSeconds": HANG_SECONDS})
     last = story.now + 60 + wrong_by
-    for _ in range(1 + HANG_SECONDS // 60):
-        story.see(told(story, 10, last), after=60)
+    for still_seconds in range(0, HANG_SECONDS + LATER_SECONDS + 1, 60):
+        story.see(told(story, 10, last, still_seconds), after=60)
         assert story.status.attempts[0].cause is None
-    story.see(told(story, 10, last), after=60)
+    story.see(told(story, 10, last, HANG_SECONDS + LATER_SECONDS + 60), after=60)
     assert story.status.attempts[0].cause == "Hang"
 
 

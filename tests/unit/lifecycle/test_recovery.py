@@ -14,6 +14,8 @@ from support.runs import attempt, checkpoint, failed_outcome, there, worker
 from unit.lifecycle.story import Story, trained
 
 FAILED = WorkerState.FAILED
+FOR_EVER = 2 * 3600
+"""Seconds that no phase of a run may stand still for."""
 OUT_OF_MEMORY = failed_outcome(ExitCode.OUT_OF_MEMORY, "OutOfMemory", step=2)
 EIGHT: dict[str, Any] = {"nodes": 2, "microBatch": 8, "activationCheckpointing": "None", "strategy": "DDP"}
 """Eight sequences at once, and two ranks of them are the global batch."""
@@ -274,13 +276,13 @@ def test_what_says_nothing_of_a_node_makes_none_suspect(last: Worker) -> None:
 
 
 def test_a_hang_points_at_the_node_of_the_only_worker() -> None:
-    told = Story(recovery={"hangTimeoutSeconds": 60}, parallelism={"nodes": 1})
+    told = Story(parallelism={"nodes": 1})
     told.see(attempt(worker(0, node="slow")))
-    assert told.see(attempt(worker(0, node="slow")), after=61).actions == (StopAttempt(1, force=True),)
+    assert told.see(attempt(worker(0, node="slow")), after=FOR_EVER).actions == (StopAttempt(1, force=True),)
     assert suspect_nodes(told.status) == ("slow",)
-    gang = Story(recovery={"hangTimeoutSeconds": 60})
+    gang = Story()
     gang.see(attempt())
-    gang.see(attempt(), after=61)
+    gang.see(attempt(), after=FOR_EVER)
     assert (gang.status.attempts[0].cause, suspect_nodes(gang.status)) == ("Hang", ())
 
 
