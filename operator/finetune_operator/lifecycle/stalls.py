@@ -22,11 +22,10 @@ def silent_since(record: AttemptStatus, attempt: Attempt, view: View) -> str | N
     """Since when rank 0 of the running `attempt` tells nothing; None while it is heard."""
     if record.running_since is None:
         return None
-    heard_at = _heard_at(attempt, view)
-    since = view.now if heard_at is None else max(heard_at, text.seconds_of(record.running_since))
-    if heard_at is not None and view.now - since <= view.settings.stale_after_seconds:
+    heard_at = _heard_at(record, attempt, view)
+    if heard_at is not None and view.now - heard_at <= view.settings.stale_after_seconds:
         return None
-    return record.silent_since or text.timestamp(since)
+    return record.silent_since or text.timestamp(view.now if heard_at is None else heard_at)
 
 
 def stall_message(record: AttemptStatus, attempt: Attempt, status: Status, view: View) -> str | None:
@@ -52,17 +51,18 @@ def _still_seconds(record: AttemptStatus, attempt: Attempt, view: View) -> float
         return None
     if record.silent_since is not None:
         return view.now - text.seconds_of(record.silent_since)
-    heard_at = _heard_at(attempt, view)
+    heard_at = _heard_at(record, attempt, view)
     if heard_at is None or attempt.progress is None:
         return None
     return view.now - heard_at + attempt.progress.still_seconds
 
 
-def _heard_at(attempt: Attempt, view: View) -> float | None:
-    """When the newest word of this attempt's rank 0 was heard, by the operator's clock."""
+def _heard_at(record: AttemptStatus, attempt: Attempt, view: View) -> float | None:
+    """When the newest word of this attempt's rank 0 was heard, by the operator's clock; its workers ran by then."""
     if attempt.progress is None or attempt.progress.attempt != attempt.number:
         return None
-    return view.now if attempt.progress_seen_at is None else attempt.progress_seen_at
+    seen_at = view.now if attempt.progress_seen_at is None else attempt.progress_seen_at
+    return seen_at if record.running_since is None else max(seen_at, text.seconds_of(record.running_since))
 
 
 def _last_told(record: AttemptStatus, attempt: Attempt, status: Status) -> tuple[Stage, int, float | None]:

@@ -16,7 +16,7 @@ HOURS_2 = 7200.0
 
 def told(story: Story, step: int, trainers_clock: float, still_seconds: float = 0.0) -> Attempt:
     """What rank 0 has just said, by a clock of its own."""
-    said = trained(step=step, at=trainers_clock, still_seconds=still_seconds)
+    said = trained(step=step, at=trainers_clock, still_seconds=still_seconds, step_seconds=1.0)
     return dataclasses.replace(said, progress_seen_at=story.now + 60)
 
 
