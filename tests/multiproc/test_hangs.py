@@ -15,7 +15,7 @@ from multiproc.cases import NeverStop, config
 from multiproc.launches import ended, free_port, is_alive, launched, progress, rank_process, wait_for
 from multiproc.ranks import on_ranks
 
-FLOOR = 5
+FLOOR = 4
 """Seconds that a short step may take."""
 MARGIN = 12
 """Seconds for the ranks' stacks and the end of everything."""

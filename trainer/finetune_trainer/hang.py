@@ -17,7 +17,7 @@ from finetune_contract import ExitCode, Failure, Outcome, RunConfig
 from finetune_contract.paths import ATTEMPTS, STACKS
 from finetune_trainer.__main__ import StopFlag
 from finetune_trainer.ranks import Ranks
-from finetune_trainer.stacks import Account, account_text, apart, comparison, process_state, read_account
+from finetune_trainer.stacks import Account, account_text, apart, cannot_answer, comparison, process_state, read_account
 from finetune_trainer.watch import Stand
 
 STACK_SECONDS: Final = 5
@@ -61,8 +61,8 @@ def _own_texts(stands: Sequence[Stand], ranks: Ranks, folder: Path) -> dict[int,
     while time.monotonic() < deadline:
         time.sleep(_PAUSE_SECONDS)
         before, sizes = sizes, {stand.rank: _stacks_file(folder, stand.rank).stat().st_size for stand in stands}
-        if sizes == before and all(sizes.values()):  # all have written, and none writes any more
-            break
+        if sizes == before and all(size or cannot_answer(processes[rank]) for rank, size in sizes.items()):
+            break  # none writes any more
     return {
         stand.rank: account_text(
             stand.rank,

@@ -92,6 +92,11 @@ def process_state(process_id: int) -> str | None:
         return None
 
 
+def cannot_answer(process_id: int) -> bool:
+    """Whether a signal would find nobody: the process is stopped or has ended."""
+    return process_state(process_id) in ("T", "t", "Z")
+
+
 def _main_thread(stacks: str) -> str:
     """The stack of the thread that the process began with, which is written last."""
     threads = [each for each in stacks.split("\n\n") if "most recent call first" in each]
