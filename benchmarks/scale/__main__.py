@@ -5,7 +5,7 @@ usage: python benchmarks/scale lives [--runs 1000 ...] [--nodes 1] [--against jo
        python benchmarks/scale plot
 
 `lives`: objects are created as fast as 16 clients can, and each is followed to its end; first plain Indexed Jobs, then
-this project, then Kubeflow Trainer, one after the other on the same control plane. `fan-in`: runs that go on training.
+Kubeflow Trainer, then this project, one after the other on the same control plane. `fan-in`: runs that go on training.
 `plot`: growth.svg from all results. Results lie in results/, one JSON file for each call. Builds what it needs, minutes
 at first. `--throttled` keeps Kubernetes' own rate limits, under which Kubernetes is what everybody waits for.
 """

@@ -55,14 +55,14 @@ def _attempts(old: Status, new: Status) -> Iterator[Event]:
         was = before.get(record.number)
         if was is None:
             yield Event(reason="AttemptStarted", message=f"attempt {record.number} has been started")
-        if record.decision is not None and (was is None or was.decision is None):
+        # of an attempt that has reached the end of the training, `Succeeded` or the push tells
+        if record.decision not in (None, Verdict.FINISH) and (was is None or was.decision is None):
             yield from _attempt_ended(record, new)
 
 
 def _attempt_ended(record: AttemptStatus, status: Status) -> Iterator[Event]:
-    is_bad = record.decision not in (Verdict.FINISH, Verdict.SUSPEND)
     message = f"attempt {record.number} ended: {record.cause}: {record.message}"
-    yield Event(reason="AttemptEnded", message=message, is_warning=is_bad)
+    yield Event(reason="AttemptEnded", message=message, is_warning=record.decision != Verdict.SUSPEND)
     if record.decision in (Verdict.RETRY, Verdict.RETRY_UNCOUNTED):
         counted = "counts against" if record.decision == Verdict.RETRY else "does not count against"
         node = record.suspect_node

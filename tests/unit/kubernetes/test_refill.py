@@ -3,8 +3,8 @@
 import asyncio
 from typing import Any
 
-from finetune_operator.backends.kubernetes.client import Object
-from finetune_operator.backends.kubernetes.kinds import JOBS, PODS, RUNS
+from finetune_operator.backends.kubernetes.client import METADATA_ONLY, Api, Object
+from finetune_operator.backends.kubernetes.kinds import JOBS, PODS, RUNS, Kind
 from finetune_operator.backends.kubernetes.refill import refill
 from finetune_operator.backends.kubernetes.store import RunKey, Store
 from support import kube_objects as objects
@@ -65,3 +65,23 @@ def test_what_goes_between_the_list_and_the_question_is_left_to_the_next_list() 
     api.gone.add("huanhuan-r1")
     assert news(api, store, is_filled=True) == set()
     assert store.children(JOBS, KEY) == ()
+
+
+class EmptyApi(Api):
+    """Answers as the API server does to a list of metadata that finds nothing: the items are null."""
+
+    def __init__(self) -> None:
+        self.accepted: list[str] = []
+
+    async def call(self, verb: str, kind: Kind, path: str, **options: Any) -> Object:
+        self.accepted.append(options["accept"])
+        return {"metadata": {"resourceVersion": "7"}, "items": None}
+
+
+def test_a_list_of_metadata_that_finds_nothing_is_empty() -> None:
+    async def collected() -> list[tuple[list[Object], int]]:
+        return [page async for page in api.pages(JOBS, None, metadata_only=True)]
+
+    api = EmptyApi()
+    assert asyncio.run(collected()) == [([], 7)]
+    assert api.accepted == [METADATA_ONLY]

@@ -110,7 +110,7 @@ class Api:
         accept = METADATA_ONLY if metadata_only else JSON
         while True:
             page = await self.call("list", kind, kind.path(namespace), query=query, accept=accept)
-            yield page.get("items", []), int(page["metadata"].get("resourceVersion") or 0)
+            yield page.get("items") or [], int(page["metadata"].get("resourceVersion") or 0)
             query["continue"] = page["metadata"].get("continue")
             if not query["continue"]:
                 return
