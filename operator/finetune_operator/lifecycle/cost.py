@@ -26,14 +26,12 @@ class _Spent:
     queued: int = 0
 
 
-def with_times(record: AttemptStatus, was: AttemptStatus, before: Status, after: Status, now: float) -> AttemptStatus:
-    """`record` of an attempt under way, which `was` so before this look at it, with the times its cost is counted by.
+def with_times(record: AttemptStatus, before: Status, after: Status, now: float) -> AttemptStatus:
+    """`record` of an attempt under way, with the times that its cost is counted by.
 
-    `before` and `after` are the run's status before and after this look.
+    `before` and `after` are the run's status before and after this look at the attempt.
     """
     news: dict[str, object] = {}
-    if record.running_since is not None and was.running_since is None and after.plan is not None:
-        news["gpus"] = after.plan.gpus
     if record.first_step_at is None and has_stepped(record):
         news["first_step_at"] = text.timestamp(now)
     if after.checkpoint is not None and after.checkpoint.step > _saved_step(before, record):

@@ -48,7 +48,8 @@ def _with_attempts(status: Status, view: View) -> Status:
         record = known.get(number)
         if record is None:
             assert attempt is not None
-            record = new_record(attempt)
+            gpus = None if status.plan is None else status.plan.gpus
+            record = new_record(attempt).model_copy(update={"gpus": gpus})
         if record.decision is None:
             status = _with_attempt(status, record, attempt, view)
     return status
@@ -60,7 +61,7 @@ def _with_attempt(status: Status, record: AttemptStatus, attempt: Attempt | None
     if attempt is not None:
         status = with_last_words(with_progress(status, attempt, view), attempt)
     decided, recovery = advanced(record, attempt, status, view)
-    new = with_times(decided, record, before, status, view.now)
+    new = with_times(decided, before, status, view.now)
     others = tuple(other for other in status.attempts if other.number != new.number)
     records = tuple(sorted((*others, new), key=lambda each: each.number))[-MAX_ATTEMPTS:]
     return status.model_copy(
