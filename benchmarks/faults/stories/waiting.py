@@ -111,8 +111,8 @@ def lost_volume(case: Case) -> None:
     claim = kubectl.json("-n", case.kit.team, "get", "pvc", f"{case.name}-output")
     volume = kubectl.json("get", "pv", claim["spec"]["volumeName"])
     name = volume["metadata"]["name"]
+    kubectl("delete", "pv", name, "--wait=false")
     kubectl("patch", "pv", name, "--type=merge", "-p", '{"metadata": {"finalizers": null}}')
-    kubectl("delete", "pv", name)
     kubectl.wait("-n", case.kit.team, f"pvc/{case.name}-output", "--for=jsonpath={.status.phase}=Lost", timeout=30)
     case.inject(case.apply)
     case.named(RUNNING, f"{case.name}-output.*lost")
@@ -161,7 +161,7 @@ def foreign_job(case: Case) -> None:
     }
     case.stage.cluster.kubectl("create", "-f", "-", stdin=json.dumps(job))
     case.inject(case.apply)
-    case.named(RUNNING, f"NameTaken.*{case.name}-r1.*belongs to no run")
+    case.named(RUNNING, f"NameTaken.*{case.name}-r1.*exists and is not this run")
     case.waited()
     case.kubectl("delete", "job", f"{case.name}-r1")
     case.succeeded(restarts=0)
