@@ -90,7 +90,7 @@ def run(tier: Tier, *, is_alone: bool) -> Result:
         with output.open("w") as file:
             to = None if is_alone else file
             built = 0.0 if tier.builds is None else timed("harness", "build", *tier.builds, to=to)[0]
-            pytest = ("pytest", "-q", "--durations=5", f"--junit-xml={report}", str(TESTS / tier.name))
+            pytest = ("pytest", "-q", "--durations=20", f"--junit-xml={report}", str(TESTS / tier.name))
             seconds, code = timed(*pytest, to=to)
         passed, failed, skipped = counts(report)
         died = not report.exists()
