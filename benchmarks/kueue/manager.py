@@ -2,14 +2,17 @@
 API server through Services whose one endpoint is the node's address."""
 
 import base64
+import contextlib
 import json
 import shutil
+import ssl
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import yaml
 
@@ -19,7 +22,8 @@ from harness.shell import run
 VERSION = "v0.19.2"
 MODULE = f"sigs.k8s.io/kueue@{VERSION}"
 NAMESPACE = "kueue-system"
-WEBHOOK_PORT, LINE_PORT = 9443, 8082
+WEBHOOK_SERVICE, WEBHOOK_PORT = "kueue-webhook-service", 19443
+LINE_SERVICE, LINE_PORT = "kueue-visibility-server", 18082
 LINE_CERTIFICATES = Path("/visibility")
 """Kueue writes the certificate of its API for positions there, wherever it runs."""
 _NOT_OURS = ("Deployment", "Service")
@@ -34,7 +38,9 @@ def source() -> Path:
 
 def program() -> Path:
     """Kueue's manager, built when it is not there."""
-    command: list[str | Path] = [toolchain.go(), "build", "-trimpath", "-buildvcs=false", "-ldflags", "-s -w"]
+    # Kueue asks its own version which of its APIs to serve: without one, positions are served to nobody.
+    link = f"-s -w -X sigs.k8s.io/kueue/pkg/version.GitVersion={VERSION}"
+    command: list[str | Path] = [toolchain.go(), "build", "-trimpath", "-buildvcs=false", "-ldflags", link]
 
     def build(folder: Path) -> None:
         run([*command, "-o", folder / "kueue", "./cmd/kueue"], cwd=source(), timeout=3600)
@@ -49,8 +55,9 @@ def kueue(cluster: Cluster) -> Iterator[None]:
     certificates = folder / "certificates"
     certificates.mkdir(parents=True)
     manager = program()
-    cluster.kubectl.apply(_manifests(cluster))
-    for name, port in (("kueue-webhook-service", WEBHOOK_PORT), ("kueue-visibility-server", LINE_PORT)):
+    apis, others = _manifests(cluster)
+    cluster.kubectl.apply(others)
+    for name, port in ((WEBHOOK_SERVICE, WEBHOOK_PORT), (LINE_SERVICE, LINE_PORT)):
         cluster.kubectl.apply(_service(name, port))
     config = folder / "config.json"
     config.write_text(json.dumps(_configuration(certificates)))
@@ -58,7 +65,10 @@ def kueue(cluster: Cluster) -> Iterator[None]:
     try:
         processes.start("kueue", [manager, "--config", config, "--kubeconfig", cluster.kubeconfig])
         _write_certificates(cluster, certificates)
-        cluster.kubectl.wait("--for=condition=Available", "apiservice/v1beta2.visibility.kueue.x-k8s.io", timeout=120)
+        # The API server keeps its first connection to a Service, wherever that led before kube-proxy knew the Service.
+        _wait_well(cluster, LINE_SERVICE)
+        cluster.kubectl.apply(apis)
+        cluster.kubectl.wait("--for=condition=Available", "apiservice/v1beta2.visibility.kueue.x-k8s.io", timeout=60)
         yield
     finally:
         processes.stop(["kueue"])
@@ -79,9 +89,12 @@ def make_queues(cluster: Cluster) -> None:
             time.sleep(1)
 
 
-def _manifests(cluster: Cluster) -> list[dict[str, Any]]:
+def _manifests(cluster: Cluster) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Kueue's own APIServices, and all else of its manifests but what would run it in a pod."""
     rendered = cluster.kubectl("kustomize", str(source() / "config" / "default"))
-    return [each for each in yaml.safe_load_all(rendered) if each and each["kind"] not in _NOT_OURS]
+    wanted = [each for each in yaml.safe_load_all(rendered) if each and each["kind"] not in _NOT_OURS]
+    apis = [each for each in wanted if each["kind"] == "APIService"]
+    return apis, [each for each in wanted if each not in apis]
 
 
 def _configuration(certificates: Path) -> dict[str, Any]:
@@ -92,10 +105,11 @@ def _configuration(certificates: Path) -> dict[str, Any]:
         "health": {"healthProbeBindAddress": "127.0.0.1:18081"},
         "metrics": {"bindAddress": "127.0.0.1:18443"},
         "webhook": {"port": WEBHOOK_PORT, "certDir": str(certificates)},
+        "visibilityServer": {"bindPort": LINE_PORT},
         "leaderElection": {"leaderElect": False},
         "internalCertManagement": {
             "enable": True,
-            "webhookServiceName": "kueue-webhook-service",
+            "webhookServiceName": WEBHOOK_SERVICE,
             "webhookSecretName": "kueue-webhook-server-cert",
         },
         "integrations": {"frameworks": ["batch/job"]},
@@ -122,6 +136,19 @@ def _service(name: str, port: int) -> list[dict[str, Any]]:
             "endpoints": [{"addresses": [addresses.NODE]}],
         },
     ]
+
+
+def _wait_well(cluster: Cluster, service: str) -> None:
+    """Returns when the Service leads to Kueue."""
+    address = cluster.kubectl.json("-n", NAMESPACE, "get", "service", service)["spec"]["clusterIP"]
+    anybody = ssl._create_unverified_context()  # noqa: S323 - it signs for itself, and this only asks whether it is there
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with contextlib.suppress(OSError), urlopen(f"https://{address}/healthz", context=anybody, timeout=2) as answer:
+            if answer.read() == b"ok":
+                return
+        time.sleep(0.5)
+    raise RuntimeError(cluster.control_plane.run.processes.tail("kueue"))
 
 
 def _write_certificates(cluster: Cluster, folder: Path) -> None:

@@ -16,8 +16,21 @@ _MAX_LINE_BYTES = 4 * 1024 * 1024
 
 
 async def follow(api: Api, kind: Kind, namespace: str) -> AsyncIterator[Object]:
-    """Objects of that namespace as they change, from now on."""
+    """Objects of that namespace as they change, from now on. A watch that lags is closed, and goes on where it was."""
     _, version = await api.list_all(kind, namespace)
+    while True:
+        async for event in _watched(api, kind, namespace, version):
+            if event["type"] == "ERROR":  # too far behind: what is there now has to do
+                items, version = await api.list_all(kind, namespace)
+                for item in items:
+                    yield item
+                break
+            version = int(event["object"]["metadata"]["resourceVersion"])
+            yield event["object"]
+
+
+async def _watched(api: Api, kind: Kind, namespace: str, version: int) -> AsyncIterator[Object]:
+    """Events after `version`, until the API server closes the watch."""
     client = api._client
     url = client.configuration.host + kind.path(namespace)
     query = {"watch": "true", "timeoutSeconds": "7200", "resourceVersion": str(version)}
@@ -28,7 +41,7 @@ async def follow(api: Api, kind: Kind, namespace: str) -> AsyncIterator[Object]:
             *lines, rest = (rest + chunk).split(b"\n")
             assert len(rest) < _MAX_LINE_BYTES
             for line in lines:
-                yield json.loads(line)["object"]
+                yield json.loads(line)
 
 
 @dataclass
@@ -61,9 +74,9 @@ class Moments:
                 self.done.setdefault(item["metadata"]["name"], time.monotonic())
 
     async def wait(self, count: int, patience_seconds: float) -> None:
-        """Until so many are done, or nothing has been for so long."""
+        """Until so many are done, or nothing has been for so long. The watch of pods may lag behind that of objects."""
         last, known = time.monotonic(), 0
-        while len(self.done) < count:
+        while min(map(len, (self.pods, self.running, self.done))) < count:
             await asyncio.sleep(0.2)
             if len(self.done) != known:
                 last, known = time.monotonic(), len(self.done)

@@ -306,7 +306,8 @@ def _taken_back(attempt: Attempt) -> str:
     place = attempt.place
     if place is None:
         return "its Job was suspended, and not by this operator"
-    why = ": ".join(each for each in (place.reason, place.message) if each)
+    is_said = place.message.startswith(place.reason or "")
+    why = ": ".join(each for each in (None if is_said else place.reason, place.message) if each)
     return f"queue {place.queue} has taken the run's place back ({why})"
 
 

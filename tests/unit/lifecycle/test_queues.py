@@ -142,6 +142,14 @@ def test_an_evicted_job_whose_workers_are_gone_is_cleared_before_the_next_attemp
     assert story.see(after=5).actions == (StartAttempt(2),)
 
 
+def test_a_reason_that_the_message_begins_with_is_said_once() -> None:
+    story = Story(**QUEUED)
+    story.see(trained())
+    place = dataclasses.replace(PREEMPTED, message="Preempted to accommodate a workload")
+    story.see(dataclasses.replace(taken_back(trained()), place=place), after=5)
+    assert there(story.status.attempts[0].message).endswith("place back (Preempted to accommodate a workload)")
+
+
 def test_pods_that_are_seen_to_go_before_their_job_is_seen_suspended_were_taken_back() -> None:
     story = Story(**QUEUED)
     running = trained(step=30)
