@@ -61,7 +61,7 @@ def push_environment(run: Qwen3FineTune, settings: Settings) -> list[Manifest]:
 
 
 def worker_environment(run: Qwen3FineTune, attempt: int, settings: Settings, fabric: Fabric) -> list[Manifest]:
-    """Static rendezvous: torchrun reads PET_*; node rank 0 of this very attempt is the master."""
+    """Static rendezvous: the launcher reads PET_*; node rank 0 of this very attempt is the master."""
     name, parallelism = run.metadata.name, run.spec.parallelism
     fixed = [
         _value("PET_NNODES", str(parallelism.nodes)),
